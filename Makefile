@@ -1,0 +1,41 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
+
+.PHONY: install demo test test-slow lint lock bench
+
+install: $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) and sys.platform == 'linux' else 'sekd needs Linux and Python 3.11 or newer; this is ' + sys.platform + ' with Python ' + sys.version.split()[0])"
+	@$(PYTHON) -c "import shutil, sys; free = shutil.disk_usage('.').free >> 30; sys.exit(0 if free >= 9 else f'sekd needs about 9 GiB of free disk to install; {free} GiB are free here')"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: install
+	$(BIN)/sekd launch quickstart --select
+
+test: install
+	$(BIN)/python -m pytest -n 2
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m benchmarks.step_time
+
+# Refresh the pinned set from what pyproject.toml allows today.
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install -q '.[dev]'
+	.venv-lock/bin/pip freeze --exclude sekd > constraints.txt
+	rm -rf .venv-lock

@@ -1,0 +1,5 @@
+"""The `sekd` command."""
+
+
+def main() -> int:
+    raise SystemExit("not built yet")

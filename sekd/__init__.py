@@ -1,0 +1,1 @@
+"""The distillation core: train, distil, score and export one speech enhancement model."""
