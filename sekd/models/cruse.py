@@ -1,0 +1,156 @@
+"""CRUSE (Braun et al. 2021) as in Daod Nathoo, Kegler and Stamenovic 2024, section 2: conv, grouped GRU, conv."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from sekd.config import Frozen
+from sekd.models.base import SAMPLE_RATE, Enhancer, State
+from sekd.models.mel import band_gains, mel_matrix
+from sekd.models.norm import CumulativeNorm, advance
+
+MULTIPLIERS = (1, 2, 4, 4)
+
+
+class CruseConfig(Frozen):
+    """``width`` 8 is the 62 k student; ``channels = [32, 64, 128, 192]`` is the 1.87 M teacher."""
+
+    family: Literal["cruse"] = "cruse"
+    width: int = 8  # channels of the first block; the next have 2, 4 and 4 times as many
+    depth: int = 4
+    channels: tuple[int, ...] | None = None  # says all widths, instead of width and depth
+    gru_groups: int = 4
+    bands: int = 80
+    n_fft: int = 512
+    hop: int = 256
+    norm_horizon_s: float | None = 10.0  # None: the published norm, which never forgets
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self.channels or tuple(self.width * m for m in MULTIPLIERS[: self.depth])
+
+    @property
+    def bottleneck(self) -> tuple[int, int]:
+        """Channels and frequencies that enter the GRU."""
+        return self.widths[-1], self.bands // 2 ** len(self.widths)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CruseConfig:
+        channels, freqs = self.bottleneck
+        if min(self.widths, default=0) < 1 or not 1 <= self.depth <= len(MULTIPLIERS):
+            raise ValueError(f"needs widths of at least 1 and a depth of 1 to {len(MULTIPLIERS)}")
+        if self.bands % 2 ** len(self.widths):
+            raise ValueError(f"bands = {self.bands} does not halve {len(self.widths)} times")
+        if self.gru_groups < 1 or (channels * freqs) % self.gru_groups:
+            raise ValueError(f"gru_groups = {self.gru_groups} does not divide the GRU width {channels * freqs}")
+        if self.hop < 1 or self.n_fft % (2 * self.hop):
+            raise ValueError(f"n_fft = {self.n_fft} must be an even multiple of hop = {self.hop}")
+        return self
+
+    @property
+    def horizon_frames(self) -> int | None:
+        if self.norm_horizon_s is None:
+            return None
+        return max(2, round(self.norm_horizon_s * SAMPLE_RATE / self.hop))
+
+
+class Cruse(Enhancer):
+    """A mask on mel bands, applied to the noisy spectrum; tensors inside are ``(batch, channel, frame, freq)``."""
+
+    def __init__(self, config: CruseConfig) -> None:
+        super().__init__(config.n_fft, config.hop)
+        self.config = config
+        widths = config.widths
+        mel = mel_matrix(config.bands, config.n_fft)
+        self.register_buffer("mel", mel.T.contiguous(), persistent=False)
+        self.register_buffer("gains", band_gains(mel), persistent=False)
+        inputs = (1, *widths[:-1])
+        horizon = config.horizon_frames
+        self.encoder = nn.ModuleList(
+            nn.Conv2d(i, o, (2, 3), stride=(1, 2), padding=(0, 1)) for i, o in zip(inputs, widths, strict=True)
+        )
+        self.encoder_norms = nn.ModuleList(CumulativeNorm(o, horizon) for o in widths)
+        self.skips = nn.ModuleList(nn.Conv2d(c, c, 1) for c in widths)
+        self.gru = GroupedGru(widths[-1] * config.bottleneck[1], config.gru_groups)
+        self.decoder = nn.ModuleList(
+            nn.ConvTranspose2d(o, i, (2, 3), stride=(1, 2), padding=(0, 1), output_padding=(0, 1))
+            for i, o in zip(reversed(inputs), reversed(widths), strict=True)
+        )
+        self.decoder_norms = nn.ModuleList(CumulativeNorm(i, horizon) for i in reversed(inputs[1:]))
+        self.activation = nn.LeakyReLU(0.2)
+        self._context = self._context_shapes()
+
+    def _context_shapes(self) -> list[tuple[int, int]]:
+        """Channels and frequencies of the past frame that each convolution keeps, encoder first."""
+        freqs = [self.config.bands // 2**level for level in range(len(self.encoder) + 1)]
+        encoder = [(conv.in_channels, freqs[k]) for k, conv in enumerate(self.encoder)]
+        decoder = [(conv.in_channels, freqs[-1 - k]) for k, conv in enumerate(self.decoder)]
+        return encoder + decoder
+
+    def state_sizes(self) -> State:
+        norms = len(self.encoder_norms) + len(self.decoder_norms)
+        return State(sum(c * f for c, f in self._context), 2 * norms + 1, self.gru.width)  # type: ignore[arg-type]
+
+    def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
+        past = [
+            part.reshape(-1, c, 1, f)
+            for part, (c, f) in zip(
+                state.conv_cache.split([c * f for c, f in self._context], dim=1), self._context, strict=True
+            )
+        ]
+        count, *stats = state.tra_cache.split([1] + [2] * (len(self.encoder) * 2 - 1), dim=1)
+        x = self._features(spectrum)
+        kept, after, skips = [], [], []
+        for k, (conv, norm, skip) in enumerate(zip(self.encoder, self.encoder_norms, self.skips, strict=True)):
+            joined = torch.cat([past[k], x], dim=2)
+            kept.append(joined[:, :, -1:])
+            x, stat = norm(conv(joined), stats[k], count)
+            after.append(stat)
+            x = self.activation(x)
+            skips.append(skip(x))
+        x, hidden = self.gru(x, state.inter_cache)
+        for k, conv in enumerate(self.decoder):
+            joined = torch.cat([past[len(self.encoder) + k], x + skips[-1 - k]], dim=2)
+            kept.append(joined[:, :, -1:])
+            x = conv(joined)[:, :, 1:-1]  # the first and the last frame see only one of their two inputs
+            if k < len(self.decoder_norms):
+                x, stat = self.decoder_norms[k](x, stats[len(self.encoder) + k], count)
+                after.append(stat)
+                x = self.activation(x)
+        gain = torch.sigmoid(x[:, 0]) @ self.gains  # (batch, frame, freq)
+        following = State(
+            torch.cat([frame.flatten(1) for frame in kept], dim=1),
+            torch.cat([advance(count, spectrum.shape[2], self.config.horizon_frames), *after], dim=1),
+            hidden,
+        )
+        return spectrum * gain.transpose(1, 2).unsqueeze(-1), following
+
+    def _features(self, spectrum: Tensor) -> Tensor:
+        """Mel bands of the magnitude to the power 0.3, ``(batch, 1, frame, band)``."""
+        magnitude = spectrum.square().sum(-1).sqrt().transpose(1, 2)
+        return (magnitude @ self.mel).pow(0.3).unsqueeze(1)
+
+
+class GroupedGru(nn.Module):
+    """Flattens channel and frequency, runs one GRU for each group of them, and restores the shape."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.width = width
+        self.parts = nn.ModuleList(nn.GRU(width // groups, width // groups, batch_first=True) for _ in range(groups))
+
+    def forward(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """``(batch, channel, frame, freq)`` and ``(batch, width)`` in, both out again."""
+        batch, channels, frames, freqs = x.shape
+        flat = x.transpose(1, 2).reshape(batch, frames, channels * freqs)
+        size = self.width // len(self.parts)
+        runs = [
+            gru(part, past.unsqueeze(0).contiguous())
+            for gru, part, past in zip(self.parts, flat.split(size, 2), hidden.split(size, 1), strict=True)
+        ]
+        out = torch.cat([run[0] for run in runs], dim=2).reshape(batch, frames, channels, freqs)
+        return out.transpose(1, 2), torch.cat([run[1][0] for run in runs], dim=1)
