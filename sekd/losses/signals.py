@@ -1,0 +1,67 @@
+"""The signals of one training step, and their spectra, each computed once however many terms read it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SILENCE = 1e-8  # RMS below which a mixture is not scaled up: digital silence stays silence
+
+Name = Literal["estimate", "target", "noisy", "teacher"]
+Level = Literal["mixture", "raw"]
+
+
+def stft(signal: Tensor, n_fft: int = 512, hop: int = 128, *, window: str = "hann") -> Tensor:
+    """Complex spectrum ``(batch, freq, frame)`` of ``(batch, sample)``: centred, reflected, not normalised."""
+    shape = torch.hann_window(n_fft, device=signal.device, dtype=signal.dtype)
+    return torch.stft(
+        signal, n_fft, hop, window=shape.sqrt() if window == "hann_sqrt" else shape, return_complex=True
+    )
+
+
+class Signals:
+    """Waveforms ``(batch, sample)`` of one step; gradients flow to ``estimate`` alone.
+
+    ``level="mixture"`` divides all of them by the RMS of each mixture, so that no loss depends on how loud a
+    recording is; ``"raw"`` leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        estimate: Tensor,
+        target: Tensor,
+        noisy: Tensor,
+        teacher: Tensor | None = None,
+        *,
+        level: Level = "mixture",
+    ) -> None:
+        scale = torch.ones_like(noisy[:, :1])
+        if level == "mixture":
+            rms = noisy.square().mean(-1, keepdim=True).sqrt()
+            scale = torch.where(rms > SILENCE, 1 / rms.clamp(min=SILENCE), scale)
+        self._waves: dict[str, Tensor] = {
+            "estimate": estimate * scale,
+            "target": target.detach() * scale,
+            "noisy": noisy.detach() * scale,
+        }
+        if teacher is not None:
+            self._waves["teacher"] = teacher.detach() * scale
+        self._spectra: dict[tuple[str, int, int, str], Tensor] = {}
+        self._magnitudes: dict[tuple[str, int, int, str], Tensor] = {}
+
+    def wave(self, name: Name) -> Tensor:
+        return self._waves[name]
+
+    def spectrum(self, name: Name, n_fft: int = 512, hop: int = 128, window: str = "hann") -> Tensor:
+        key = (name, n_fft, hop, window)
+        if key not in self._spectra:
+            self._spectra[key] = stft(self._waves[name], n_fft, hop, window=window)
+        return self._spectra[key]
+
+    def magnitude(self, name: Name, n_fft: int = 512, hop: int = 128, window: str = "hann") -> Tensor:
+        key = (name, n_fft, hop, window)
+        if key not in self._magnitudes:
+            self._magnitudes[key] = self.spectrum(name, n_fft, hop, window).abs()
+        return self._magnitudes[key]
