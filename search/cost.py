@@ -1,0 +1,171 @@
+"""What is known of a student without training or running it: MACs, parameters, bytes, algorithmic latency."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from search.record import Cost
+from sekd.config import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sekd.models.base import Enhancer
+
+__all__ = ["Cost", "MacCount", "UncountedOperator", "cost_of", "count_macs"]
+
+
+class MacCount(Frozen):
+    """Multiply-accumulates of one call, never FLOPs (one MAC is two of them).
+
+    ``uncounted`` names the operators that no rule covers with how often they occurred: where it is not
+    empty, ``total`` is only a lower bound.
+    """
+
+    total: int
+    by_operator: dict[str, int]
+    uncounted: dict[str, int]
+
+
+class UncountedOperator(Exception):
+    """The module runs operators that no rule counts and that are not known to be free."""
+
+    def __init__(self, operators: dict[str, int]) -> None:
+        self.operators = operators
+        named = ", ".join(f"{name} ({times}x)" for name, times in sorted(operators.items()))
+        super().__init__(f"no MAC rule for {named}: add one to search/mac_rules.py, or list it there as free")
+
+
+def count_macs(module: nn.Module, *inputs: Any, strict: bool = True, method: str = "forward") -> MacCount:
+    """MACs of ``module.method(*inputs)`` as it runs when deployed; rules in :mod:`search.mac_rules`.
+
+    A copy is traced in eval mode without gradients, hence the count does not depend on the caller's mode
+    and the module, its buffers and the random state stay as they were.
+
+    Args:
+        inputs: tensors, or tuples, lists and dictionaries of tensors; shapes decide the count.
+        method: another method than ``forward``, such as a streaming ``step``.
+
+    Raises:
+        UncountedOperator: ``strict`` and an operator is neither counted nor free.
+    """
+    from search.mac_rules import COUNTED, FREE
+
+    analysis_type = _fvcore_analysis()
+    with _undisturbed(module):
+        call, tensors = _flat_call(module, inputs, method)
+        analysis = analysis_type(call, tensors)
+        analysis.set_op_handle(**{name: _as_counter(rule) for name, rule in COUNTED.items()})
+        analysis.set_op_handle(**dict.fromkeys(FREE))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        counts = {name: int(macs) for name, macs in sorted(analysis.by_operator().items()) if macs}
+        uncounted = {name: int(times) for name, times in sorted(analysis.unsupported_ops().items())}
+    if uncounted and strict:
+        raise UncountedOperator(uncounted)
+    return MacCount(total=sum(counts.values()), by_operator=counts, uncounted=uncounted)
+
+
+def cost_of(student: Enhancer) -> Cost:
+    """Cost of ``student`` streaming one frame per hop: the network alone, as the exported ONNX holds it.
+
+    The STFT before it and the inverse after it are not counted, as in publications.
+
+    Raises:
+        UncountedOperator: the student runs an operator without a MAC rule.
+    """
+    from sekd.models.base import SAMPLE_RATE
+
+    state = student.initial_state()
+    frame = state.conv_cache.new_zeros(1, student.n_fft // 2 + 1, 1, 2)
+    macs = count_macs(student, frame, state, method="step").total
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in student.parameters()),
+        macs_per_s=macs * SAMPLE_RATE / student.hop,
+        weight_bytes=student.weight_bytes(),
+        state_bytes=student.state_bytes(),
+        algorithmic_latency_ms=student.algorithmic_latency_ms,
+    )
+
+
+def _fvcore_analysis() -> type[Any]:
+    """fvcore's trace analysis; imported late (it brings torch) and without its deprecation warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from fvcore.nn.jit_analysis import JitModelAnalysis
+
+    class Analysis(JitModelAnalysis):
+        def _should_ignore_node(self, node: Any) -> bool:
+            # fvcore skips every prim:: operator, hence also loops and branches of scripted code with all
+            # the work inside them.
+            return not list(node.blocks()) and super()._should_ignore_node(node)
+
+    return Analysis
+
+
+def _as_counter(rule: Any) -> Any:
+    return lambda inputs, outputs: Counter(rule(inputs, outputs))
+
+
+@contextmanager
+def _undisturbed(module: nn.Module) -> Iterator[None]:
+    """Trace settings inside, and the caller's random state, fast-path switch and log level afterwards."""
+    import torch
+
+    devices = sorted({p.device.index or 0 for p in module.parameters() if p.is_cuda})
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    logger = logging.getLogger("fvcore")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    # Unfused attention is counted by its parts, the same whether or not a layer qualifies for fusion.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        logger.setLevel(level)
+
+
+def _flat_call(
+    module: nn.Module, inputs: tuple[Any, ...], method: str
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A module from tensors to tensors, which is all that tracing takes, around a copy of ``module``."""
+    import torch
+    from torch.utils import _pytree as tree
+
+    leaves, structure = tree.tree_flatten(inputs)
+    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+
+    class Call(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = _copy_of(module)
+
+        def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+            filled = list(leaves)
+            for position, tensor in zip(where, tensors, strict=True):
+                filled[position] = tensor
+            results = getattr(self.module, method)(*tree.tree_unflatten(filled, structure))
+            return tuple(leaf for leaf in tree.tree_leaves(results) if isinstance(leaf, torch.Tensor))
+
+    return Call().eval(), tuple(leaves[i].detach().clone() for i in where)
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    """A deep copy that also takes tensors computed from parameters (weight_norm keeps one), detached."""
+    import torch
+
+    computed = (
+        value
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    )
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
+    return copy.deepcopy(module, memo)
