@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sekd.config import Frozen
 from sekd.models.base import SAMPLE_RATE, Enhancer, State
 from sekd.models.mel import band_gains, mel_matrix
-from sekd.models.norm import CumulativeNorm, advance
+from sekd.models.norm import CumulativeNorm, Stats, advance
 
 MULTIPLIERS = (1, 2, 4, 4)
 
@@ -96,38 +96,42 @@ class Cruse(Enhancer):
         return State(sum(c * f for c, f in self._context), 2 * norms + 1, self.gru.width)  # type: ignore[arg-type]
 
     def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        past = [
-            part.reshape(-1, c, 1, f)
-            for part, (c, f) in zip(
-                state.conv_cache.split([c * f for c, f in self._context], dim=1), self._context, strict=True
-            )
-        ]
-        count, *stats = state.tra_cache.split([1] + [2] * (len(self.encoder) * 2 - 1), dim=1)
+        past = self._unpack_context(state.conv_cache)
+        count, *parts = state.tra_cache[:, :, None, None].split(1, dim=1)
+        before = [Stats(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
         x = self._features(spectrum)
-        kept, after, skips = [], [], []
+        levels = len(self.encoder)
+        kept: list[Tensor] = []
+        after: list[Stats] = []
+        skips = []
         for k, (conv, norm, skip) in enumerate(zip(self.encoder, self.encoder_norms, self.skips, strict=True)):
-            joined = torch.cat([past[k], x], dim=2)
-            kept.append(joined[:, :, -1:])
-            x, stat = norm(conv(joined), stats[k], count)
-            after.append(stat)
+            kept.append(last_frame(x))
+            x, stats = norm(conv(torch.cat([past[k], x], dim=2)), before[k], count)
+            after.append(stats)
             x = self.activation(x)
             skips.append(skip(x))
         x, hidden = self.gru(x, state.inter_cache)
         for k, conv in enumerate(self.decoder):
-            joined = torch.cat([past[len(self.encoder) + k], x + skips[-1 - k]], dim=2)
-            kept.append(joined[:, :, -1:])
-            x = conv(joined)[:, :, 1:-1]  # the first and the last frame see only one of their two inputs
+            x = x + skips[-1 - k]
+            kept.append(last_frame(x))
+            # The first and the last frame that come out saw only one of their two inputs.
+            x = conv(torch.cat([past[levels + k], x], dim=2))[:, :, 1:-1]
             if k < len(self.decoder_norms):
-                x, stat = self.decoder_norms[k](x, stats[len(self.encoder) + k], count)
-                after.append(stat)
+                x, stats = self.decoder_norms[k](x, before[levels + k], count)
+                after.append(stats)
                 x = self.activation(x)
         gain = torch.sigmoid(x[:, 0]) @ self.gains  # (batch, frame, freq)
+        count = advance(count, spectrum.shape[2], self.config.horizon_frames)
         following = State(
             torch.cat([frame.flatten(1) for frame in kept], dim=1),
-            torch.cat([advance(count, spectrum.shape[2], self.config.horizon_frames), *after], dim=1),
+            torch.cat([count, *(part for stats in after for part in stats)], dim=1).flatten(1),
             hidden,
         )
         return spectrum * gain.transpose(1, 2).unsqueeze(-1), following
+
+    def _unpack_context(self, cache: Tensor) -> list[Tensor]:
+        parts = cache.split([c * f for c, f in self._context], dim=1)
+        return [part.reshape(-1, c, 1, f) for part, (c, f) in zip(parts, self._context, strict=True)]
 
     def _features(self, spectrum: Tensor) -> Tensor:
         """Mel bands of the magnitude to the power 0.3, ``(batch, 1, frame, band)``."""
@@ -154,3 +158,8 @@ class GroupedGru(nn.Module):
         ]
         out = torch.cat([run[0] for run in runs], dim=2).reshape(batch, frames, channels, freqs)
         return out.transpose(1, 2), torch.cat([run[1][0] for run in runs], dim=1)
+
+
+def last_frame(x: Tensor) -> Tensor:
+    """The newest frame of ``(batch, channel, frame, freq)``; of a single frame no slice remains in the ONNX."""
+    return x if x.shape[2] == 1 else x[:, :, -1:]

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 EPSILON = 1e-5
+
+
+class Stats(NamedTuple):
+    """Mean and variance of all past frames of a signal, each ``(batch, 1, 1, 1)``."""
+
+    mean: Tensor
+    variance: Tensor
 
 
 class CumulativeNorm(nn.Module):
@@ -13,7 +22,6 @@ class CumulativeNorm(nn.Module):
 
     After ``horizon`` frames the running statistics forget exponentially with that time constant: a network that
     never saw a longer past in training does not meet one in use. ``None`` is the published, unlimited form.
-    The statistics of one signal are ``(mean, variance)`` and the number of frames behind them.
     """
 
     def __init__(self, channels: int, horizon: int | None) -> None:
@@ -22,42 +30,37 @@ class CumulativeNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
 
-    def forward(self, x: Tensor, stats: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """``stats (batch, 2)`` and ``count (batch, 1)`` before ``x``; the normalised ``x`` and stats after it."""
-        if x.shape[2] == 1:
-            mean, variance = self._update(x, stats, count)
-        else:
-            mean, variance = self._scan(x, stats, count)
-        scaled = (x - mean[:, None, :, None]) / (variance[:, None, :, None] + EPSILON).sqrt()
-        after = torch.cat([mean[:, -1:], variance[:, -1:]], dim=1)
-        return scaled * self.weight + self.bias, after
+    def forward(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Stats]:
+        """``x`` and what came before it in; ``x`` normalised and the statistics after it out."""
+        mean, variance = self._update(x, stats, count) if x.shape[2] == 1 else self._scan(x, stats, count)
+        scaled = (x - mean) / (variance + EPSILON).sqrt()
+        last = Stats(mean, variance) if x.shape[2] == 1 else Stats(mean[:, :, -1:], variance[:, :, -1:])
+        return scaled * self.weight + self.bias, last
 
-    def _update(self, x: Tensor, stats: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    def _update(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Tensor]:
         """One frame: West's (1979) update, which never subtracts large sums from each other."""
-        mean, variance = stats[:, :1], stats[:, 1:]
         share = 1 / advance(count, 1, self.horizon)
-        frame_mean = x.mean((1, 3))
-        frame_variance = (x - frame_mean[:, None, :, None]).square().mean((1, 3))
-        step = frame_mean - mean
-        spread = frame_variance + (1 - share) * step.square()
-        return mean + share * step, variance + share * (spread - variance)
+        frame_mean = x.mean((1, 3), keepdim=True)
+        step = frame_mean - stats.mean
+        spread = (x - frame_mean).square().mean((1, 3), keepdim=True) + (1 - share) * step.square()
+        return stats.mean + share * step, stats.variance + share * (spread - stats.variance)
 
-    def _scan(self, x: Tensor, stats: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    def _scan(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Tensor]:
         """All frames at once: the same recursion written as weighted sums about a centre near the mean."""
-        frame_mean = x.mean((1, 3))  # (batch, frame)
-        centre = torch.where(count > 0, stats[:, :1], frame_mean[:, :1])
-        about = (x - centre[:, None, :, None]).square().mean((1, 3))
+        frame_mean = x.mean((1, 3), keepdim=True)  # (batch, 1, frame, 1)
+        centre = torch.where(count > 0, stats.mean, frame_mean[:, :, :1])
+        about = (x - centre).square().mean((1, 3), keepdim=True)
         share, total = self._weights(count, x.shape[2])
         weight = share * total
-        first = (stats[:, :1] - centre) * count
-        second = (stats[:, 1:] + (stats[:, :1] - centre).square()) * count
-        shift = (first + (weight * (frame_mean - centre)).cumsum(1)) / total
-        square = (second + (weight * about).cumsum(1)) / total
+        first = (stats.mean - centre) * count
+        second = (stats.variance + (stats.mean - centre).square()) * count
+        shift = (first + (weight * (frame_mean - centre)).cumsum(2)) / total
+        square = (second + (weight * about).cumsum(2)) / total
         return centre + shift, (square - shift.square()).clamp(min=0)
 
     def _weights(self, count: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """Share of each new frame in the statistics, and the sum of weights up to it, ``(batch, frame)``."""
-        number = count + torch.arange(1, frames + 1, device=count.device, dtype=count.dtype)
+        """Share of each new frame in the statistics, and the sum of weights up to it, ``(batch, 1, frame, 1)``."""
+        number = count + torch.arange(1, frames + 1, device=count.device, dtype=count.dtype)[:, None]
         if self.horizon is None:
             return 1 / number, number
         beyond = (number - self.horizon).clamp(min=0)

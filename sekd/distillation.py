@@ -1,0 +1,234 @@
+"""`distill`: the one entry that every trial calls. A configuration in, a trained student out."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import field_validator, model_validator
+
+from sekd.checkpoint import load_model, save_model
+from sekd.config import Frozen, content_hash, parse, read_toml
+from sekd.data import DataConfig, Mixer
+from sekd.errors import InputError, nearest
+from sekd.losses import TERMS, DispatchConfig
+from sekd.losses.signals import Level
+from sekd.models import Enhancer, StudentConfig, build
+from sekd.preparation import (
+    CORE_VERSION,
+    Hashes,
+    Prepared,
+    Reporter,
+    TeacherConfig,
+    hash_of_weights,
+    prepare,
+    resolve,
+    with_corpus,
+)
+from sekd.pool import LiveBatches, PoolBatches
+from sekd.train import Batch, LossConfig, Phase, Run, TrainConfig, Trainer
+
+ScheduleKind = Literal["supervised", "one_step", "two_step", "two_step_kept"]
+
+
+class ScheduleConfig(Frozen):
+    """When the student listens to the teacher (Daod Nathoo et al. 2024, section 2.4: gamma is ``kd_weight``).
+
+    ``supervised``: never. ``one_step``: always, beside the clean signal. ``two_step``: the teacher alone for
+    ``kd_only_fraction`` of the steps, then the clean signal alone. ``two_step_kept``: then both.
+    """
+
+    kind: ScheduleKind = "one_step"
+    kd_only_fraction: float = 0.25
+    kd_weight: float = 0.5
+
+    @model_validator(mode="after")
+    def _in_range(self) -> ScheduleConfig:
+        for key in ("kd_only_fraction", "kd_weight"):
+            if not 0 < getattr(self, key) < 1:
+                raise ValueError(f"{key} = {getattr(self, key)} must lie between 0 and 1")
+        return self
+
+
+class DistillSection(Frozen):
+    """Which terms, how they are weighted and when."""
+
+    supervised: dict[str, float] = {"compressed": 1.0}
+    term: str = "dispatch_l2"  # the term that follows the teacher
+    kd_scale: float = 1.0  # brings the teacher's term to the size of the supervised ones before kd_weight
+    dispatch: DispatchConfig = DispatchConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    loss_level: Level = "mixture"
+
+    @field_validator("supervised")
+    @classmethod
+    def _supervised_terms(cls, value: dict[str, float]) -> dict[str, float]:
+        return _known_terms(value, "clean")
+
+    @field_validator("term")
+    @classmethod
+    def _teacher_term(cls, value: str) -> str:
+        _known_terms({value: 1.0}, "teacher")
+        return value
+
+    def phases(self, steps: int) -> list[Phase]:
+        """The schedule as phases of weighted terms; their steps sum to ``steps``."""
+        schedule = self.schedule
+        taught = {self.term: self.kd_scale}
+        mixed = {name: (1 - schedule.kd_weight) * weight for name, weight in self.supervised.items()}
+        mixed[self.term] = schedule.kd_weight * self.kd_scale
+        first = round(steps * schedule.kd_only_fraction)
+        return {
+            "supervised": [Phase(steps, self.supervised)],
+            "one_step": [Phase(steps, mixed)],
+            "two_step": [Phase(first, taught), Phase(steps - first, self.supervised)],
+            "two_step_kept": [Phase(first, taught), Phase(steps - first, mixed)],
+        }[schedule.kind]
+
+
+def _known_terms(value: dict[str, float], follows: str) -> dict[str, float]:
+    allowed = [name for name, term in TERMS.items() if term.follows == follows]
+    for name in value:
+        if name not in allowed:
+            raise ValueError(f"no loss term {name!r} that follows the {follows} signal{nearest(name, allowed)}")
+    if not value or min(value.values()) < 0 or sum(value.values()) == 0:
+        raise ValueError("needs at least one term with a weight above 0")
+    return value
+
+
+class DistillConfig(Frozen):
+    """All that can change a trained student, and nothing else."""
+
+    seed: int = 0
+    student: StudentConfig = StudentConfig()
+    distill: DistillSection = DistillSection()
+    train: TrainConfig = TrainConfig()
+    data: DataConfig
+    teacher: TeacherConfig | None = None
+    expect: Hashes | None = None  # what a package was made of: other data or another teacher is refused
+    threads: int | None = None  # torch threads that gave the recorded bits
+
+    @model_validator(mode="after")
+    def _teacher_where_needed(self) -> DistillConfig:
+        if self.teacher is None and self.distill.schedule.kind != "supervised":
+            raise ValueError(f"distill.schedule.kind = {self.distill.schedule.kind!r} needs a [teacher]")
+        return self
+
+    def identity(self, hashes: Hashes) -> str:
+        """Equal for equal results: settings, seed and core version, recordings and teacher by content."""
+        settings = self.model_dump(mode="json", include={"seed", "student", "distill", "train"})
+        if self.distill.schedule.kind == "supervised":
+            # No teacher is heard, so nothing that concerns one can matter.
+            settings["distill"] = {k: settings["distill"][k] for k in ("supervised", "loss_level")}
+            hashes = hashes.model_copy(update={"teacher": None})
+        return content_hash([settings, hashes.model_dump(mode="json"), CORE_VERSION], 16)
+
+
+class Student(NamedTuple):
+    """A trained student and what making it took."""
+
+    model: Enhancer
+    config: DistillConfig
+    prepared: Prepared
+    train_seconds: float
+    environment: dict[str, Any]
+
+
+def load_config(path: str | Path) -> DistillConfig:
+    """The configuration of one distillation, from TOML; its paths are relative to the file."""
+    document = read_toml(path)
+    config = parse(DistillConfig, document, str(path))
+    data, teacher = resolve(config.data, config.teacher, Path(path).resolve().parent)
+    return config.model_copy(update={"data": data, "teacher": teacher})
+
+
+def distill(
+    config: DistillConfig,
+    *,
+    prepared: Prepared | None = None,
+    cache: Path | None = None,
+    folder: Path | None = None,
+    run: Run = Run(),  # noqa: B008
+    say: Callable[[str], None] | None = None,
+) -> Student:
+    """Trains the student that ``config`` describes; the same configuration gives the same student.
+
+    Args:
+        prepared: what the trials of a study share; made, or found in ``cache``, unless given.
+        folder: keeps the checkpoint, from which a killed run continues, and ``model.safetensors``.
+
+    Raises:
+        InputError: recordings, teacher or checkpoint cannot be used, or are not the expected ones.
+        NotFinite: the loss left the finite numbers.
+    """
+    cache = cache or Path("studies/cache")
+    if prepared is None:
+        prepared = prepare(config.data, config.teacher, seed=config.seed, cache=cache, say=say)
+    check_expected(config.expect, prepared.hashes)
+    weights = None if folder is None else folder / "model.safetensors"
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    started = time.monotonic()
+    if weights is not None and weights.exists():
+        model = load_model(weights)
+    else:
+        model = _train(config, batches(config, prepared, cache), folder, run)
+        if weights is not None:
+            save_model(model, weights)
+    return Student(model.eval(), config, prepared, time.monotonic() - started, environment())
+
+
+def batches(config: DistillConfig, prepared: Prepared, cache: Path) -> Callable[[int], Batch]:
+    """Batches as a function of (seed, step): from the pool, or mixed on the fly where there is no teacher."""
+    if prepared.pool is not None:
+        return PoolBatches(prepared.pool, prepared.outputs, batch=config.train.batch, seed=config.seed)
+    recipe = with_corpus(config.data.train, cache, config.seed, Reporter(None))
+    return LiveBatches(Mixer(recipe, seed=config.seed), batch=config.train.batch)
+
+
+def _train(
+    config: DistillConfig, source: Callable[[int], Batch], folder: Path | None, run: Run
+) -> Enhancer:
+    torch.manual_seed(config.seed)
+    model = build(config.student).to(run.torch_device)
+    loss = LossConfig(config.distill.dispatch, config.distill.loss_level)
+    trainer = Trainer(model, config.distill.phases(config.train.steps), config.train, loss)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        run = run._replace(checkpoint=folder / "checkpoint.pt")
+    trainer.run(source, run)
+    if run.checkpoint is not None:
+        # The finished weights are about to be written; the optimiser's state is no longer worth its disk.
+        save_model(model, run.checkpoint.with_name("model.safetensors"))
+        run.checkpoint.unlink(missing_ok=True)
+    return model.to("cpu")
+
+
+def check_expected(expect: Hashes | None, found: Hashes) -> None:
+    """Refuses recordings or a teacher other than a package was made of."""
+    if expect is None:
+        return
+    for key, wanted in expect.model_dump().items():
+        have = getattr(found, key)
+        if wanted is not None and have != wanted:
+            raise InputError(
+                f"expect.{key} = {wanted!r}, but this {key} is {have!r}: the student would differ; "
+                "remove the [expect] table to train it anyway"
+            )
+
+
+def environment() -> dict[str, Any]:
+    """What the bits of a result depend on besides its configuration."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+__all__ = ["DistillConfig", "Student", "distill", "environment", "hash_of_weights", "load_config"]

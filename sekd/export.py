@@ -1,0 +1,132 @@
+"""A student as a streaming ONNX that runs unchanged in onnxruntime and sherpa-onnx (DESIGN section 7)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from sekd.models.base import SAMPLE_RATE, STATE_NAMES, Enhancer, State
+
+OPSET = 17  # with IR 8 the newest that the oldest supported onnxruntime loads
+IR_VERSION = 8
+FORMAT_VERSION = 1
+
+
+class Export(NamedTuple):
+    """What a device meets: operator types and how many nodes, which cost time whatever their MACs."""
+
+    path: Path
+    nodes: int
+    operators: tuple[str, ...]
+    weight_bytes: int
+
+
+class _Step(nn.Module):
+    """One frame with its states as separate inputs and outputs."""
+
+    def __init__(self, model: Enhancer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, mix: Tensor, conv_cache: Tensor, tra_cache: Tensor, inter_cache: Tensor):
+        enhanced, state = self.model.step(mix, State(conv_cache, tra_cache, inter_cache))
+        return enhanced, *state
+
+
+def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = None) -> Export:
+    """Writes ``path``, whole or not at all; ``notes`` join the metadata."""
+    model = model.eval()
+    state = model.initial_state(1)
+    frame = torch.zeros(1, model.n_fft // 2 + 1, 1, 2)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        # The tracing exporter is deprecated, but the newer one cannot write opset 17.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            _Step(model),
+            (frame, *state),
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["mix", *STATE_NAMES],
+            output_names=["enh", *(f"{name}_out" for name in STATE_NAMES)],
+        )
+    graph = onnx.load_from_string(buffer.getvalue())
+    graph.ir_version = IR_VERSION
+    _constants_to_weights(graph.graph)
+    onnx.helper.set_model_props(graph, {**_metadata(model, state), **(notes or {})})
+    onnx.checker.check_model(graph)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    onnx.save(graph, partial)
+    partial.replace(path)
+    return describe(path)
+
+
+def _metadata(model: Enhancer, state: State) -> dict[str, str]:
+    """The keys that sherpa-onnx reads; it knows the contract by the name of the first network that had it."""
+    shapes = {f"{name}_shape": ",".join(map(str, part.shape)) for name, part in zip(STATE_NAMES, state, strict=True)}
+    return {
+        "model_type": "gtcrn",
+        "sample_rate": str(SAMPLE_RATE),
+        "n_fft": str(model.n_fft),
+        "hop_length": str(model.hop),
+        "window_length": str(model.n_fft),
+        "window_type": "hann_sqrt",
+        "version": str(FORMAT_VERSION),
+        **shapes,
+    }
+
+
+def _constants_to_weights(graph: onnx.GraphProto) -> None:
+    """Turns Constant nodes into initializers: the nodes that remain are the ones that run."""
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        weight = node.attribute[0].t
+        weight.name = node.output[0]
+        graph.initializer.append(weight)
+        graph.node.remove(node)
+
+
+def describe(path: Path) -> Export:
+    """Counts of an ONNX file."""
+    graph = onnx.load(path).graph
+    stored = sum(onnx.numpy_helper.to_array(weight).nbytes for weight in graph.initializer)
+    operators = tuple(sorted({node.op_type for node in graph.node}))
+    return Export(path, len(graph.node), operators, stored)
+
+
+@torch.no_grad()
+def export_error(model: Enhancer, path: Path, *, frames: int = 120, seed: int = 0) -> float:
+    """Largest difference between ONNX and torch over a stream, relative to the RMS of the output.
+
+    The stream is noise whose level moves over 40 dB, so that states matter.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(seed)
+    level = 10 ** (-2 * torch.sin(torch.linspace(0, 6, frames)).square())
+    spectrum = torch.randn(1, model.n_fft // 2 + 1, frames, 2, generator=generator) * level[:, None]
+    state = model.initial_state(1)
+    feeds = {name: part.numpy() for name, part in zip(STATE_NAMES, state, strict=True)}
+    ours, theirs = [], []
+    for frame in spectrum.split(1, dim=2):
+        enhanced, state = model.step(frame, state)
+        output, *after = session.run(None, {"mix": frame.numpy(), **feeds})
+        feeds = dict(zip(STATE_NAMES, after, strict=True))
+        ours.append(enhanced.numpy())
+        theirs.append(output)
+    ours_all, theirs_all = np.concatenate(ours, 2), np.concatenate(theirs, 2)
+    scale = max(float(np.sqrt(np.mean(np.square(ours_all)))), 1e-12)
+    return float(np.abs(ours_all - theirs_all).max()) / scale

@@ -1,0 +1,114 @@
+"""Training segments mixed once, and the teacher's output for each: no trial mixes audio or runs the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sekd.audio import SAMPLE_RATE
+from sekd.data import Mixer, TrainRecipe
+from sekd.models import Enhancer
+from sekd.train import Batch
+
+Tell = Callable[[float], None]  # share done, 0 to 1
+
+
+class Rows:
+    """Signals ``(row, sample)`` on disk as 16-bit integers with one scale each, memory-mapped."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.samples = np.load(folder / f"{name}.npy", mmap_mode="r")
+        self.scales = np.load(folder / f"{name}.scale.npy")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> torch.Tensor:
+        values = self.samples[rows].astype(np.float32)
+        return torch.from_numpy(values * self.scales[rows, None])
+
+
+class RowsWriter:
+    """Fills what ``Rows`` reads."""
+
+    def __init__(self, folder: Path, name: str, rows: int, samples: int) -> None:
+        shape = (rows, samples)
+        self._path = folder / f"{name}.scale.npy"
+        self._samples = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.int16, shape)
+        self._scales = np.zeros(rows, np.float32)
+
+    def put(self, row: int, signal: np.ndarray) -> None:
+        scale = max(float(np.abs(signal).max()), 1e-9) / 32767
+        self._samples[row] = np.round(signal / scale)
+        self._scales[row] = scale
+
+    def close(self) -> None:
+        self._samples.flush()
+        np.save(self._path, self._scales)
+
+
+def write_pool(folder: Path, recipe: TrainRecipe, mixer: Mixer, tell: Tell) -> None:
+    """Mixes ``pool_minutes`` of segments into ``folder``."""
+    rows = max(1, round(recipe.pool_minutes * 60 / recipe.segment_s))
+    noisy, clean = (RowsWriter(folder, name, rows, recipe.samples) for name in ("noisy", "clean"))
+    for row in range(rows):
+        segment = mixer.segment(row)
+        noisy.put(row, segment.noisy)
+        clean.put(row, segment.clean)
+        tell((row + 1) / rows)
+    noisy.close()
+    clean.close()
+
+
+@torch.no_grad()
+def write_outputs(folder: Path, pool: Path, teacher: Enhancer, tell: Tell, *, batch: int = 16) -> None:
+    """The teacher's output for every segment, each from a zero state as in training."""
+    noisy = Rows(pool, "noisy")
+    writer = RowsWriter(folder, "teacher", len(noisy), noisy.samples.shape[1])
+    teacher.eval()
+    for first in range(0, len(noisy), batch):
+        for row, output in enumerate(teacher(noisy[first : first + batch]).numpy(), first):
+            writer.put(row, output)
+        tell(min(1.0, (first + batch) / len(noisy)))
+    writer.close()
+
+
+class PoolBatches:
+    """Batches from a pool: every segment once an epoch, in an order that depends on the seed and the epoch."""
+
+    def __init__(self, pool: Path, outputs: Path | None, *, batch: int, seed: int) -> None:
+        self.noisy, self.clean = Rows(pool, "noisy"), Rows(pool, "clean")
+        self.teacher = None if outputs is None else Rows(outputs, "teacher")
+        self.batch, self.seed = batch, seed
+
+    def __call__(self, step: int) -> Batch:
+        rows = np.sort(self._rows(step))  # ascending, as the file lies; a batch has no order of its own
+        teacher = None if self.teacher is None else self.teacher[rows]
+        return Batch(self.noisy[rows], self.clean[rows], teacher)
+
+    def _rows(self, step: int) -> np.ndarray:
+        wanted = np.arange(step * self.batch, (step + 1) * self.batch)
+        epochs, places = wanted // len(self.noisy), wanted % len(self.noisy)
+        orders = {e: np.random.default_rng([self.seed, e]).permutation(len(self.noisy)) for e in set(epochs.tolist())}
+        return np.array([orders[e][p] for e, p in zip(epochs.tolist(), places.tolist(), strict=True)])
+
+
+class LiveBatches:
+    """Batches mixed on the fly, never the same twice: for training without a teacher."""
+
+    def __init__(self, mixer: Mixer, *, batch: int) -> None:
+        self.mixer, self.batch = mixer, batch
+
+    def __call__(self, step: int) -> Batch:
+        segments = [self.mixer.segment(step * self.batch + k) for k in range(self.batch)]
+        noisy, clean = (torch.from_numpy(np.stack(part)) for part in zip(*segments, strict=True))
+        return Batch(noisy, clean, None)
+
+
+def minutes_of(pool: Path) -> float:
+    """How much audio a pool holds."""
+    rows = Rows(pool, "noisy")
+    return rows.samples.size / SAMPLE_RATE / 60

@@ -1,0 +1,212 @@
+"""What all trials of a study share, made once: corpus, validation pairs, pool, teacher, the teacher's outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import model_validator
+
+from sekd.audio import write_audio
+from sekd.cache import build_once, write_json
+from sekd.checkpoint import load_model, save_model
+from sekd.config import Frozen, content_hash, expand_path, file_hash
+from sekd.data import DEMO, DataConfig, Mixer, Recipe, recipe_hash
+from sekd.errors import InputError
+from sekd.losses import DispatchConfig
+from sekd.models import StudentConfig, build
+from sekd.pool import LiveBatches, write_outputs, write_pool
+from sekd.train import LossConfig, Phase, Progress, Run, TrainConfig, Trainer
+
+CORE_VERSION = 1  # raised when the same configuration would give another result
+
+
+class TeacherConfig(Frozen):
+    """A trained model to learn from, or a network to train first on the same recordings."""
+
+    model: str | None = None  # a .safetensors of ours
+    network: StudentConfig | None = None
+    train: TrainConfig = TrainConfig()
+    supervised: dict[str, float] = {"compressed": 1.0}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TeacherConfig:
+        if (self.model is None) == (self.network is None):
+            raise ValueError("needs either model (a file) or network (trained here)")
+        return self
+
+
+class Hashes(Frozen):
+    """Identities of what a result depends on besides its configuration."""
+
+    pool: str
+    valid: str
+    teacher: str | None = None
+
+
+class Prepared(NamedTuple):
+    """Where the shared things lie, and what they are."""
+
+    pool: Path | None  # without a teacher nothing is worth keeping: batches are mixed on the fly
+    valid: Path  # noisy/ and clean/ with equal names
+    teacher: Path | None
+    outputs: Path | None
+    hashes: Hashes
+
+
+class Reporter:
+    """Tells how far a long preparation is: at most one line every ``every_s`` seconds, with the time left."""
+
+    def __init__(self, say: Callable[[str], None] | None, every_s: float = 5.0) -> None:
+        self.say, self.every_s = say, every_s
+
+    @contextmanager
+    def task(self, what: str):
+        """Yields a function of the share done, 0 to 1."""
+        started = last = time.monotonic()
+
+        def tell(share: float) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if self.say is not None and now - last >= self.every_s and 0 < share < 1:
+                last = now
+                left = (now - started) * (1 - share) / share
+                self.say(f"{what}: {share:.0%}, about {left:.0f} s left")
+
+        yield tell
+        if self.say is not None:
+            self.say(f"{what}: done in {time.monotonic() - started:.0f} s")
+
+
+def prepare(
+    data: DataConfig,
+    teacher: TeacherConfig | None,
+    *,
+    seed: int,
+    cache: Path,
+    say: Callable[[str], None] | None = None,
+) -> Prepared:
+    """Builds, or finds in ``cache``, all that the trials of one study share.
+
+    Raises:
+        InputError: recordings or the teacher cannot be used, or the cache cannot be written.
+    """
+    report = Reporter(say)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{cache}: cannot make the cache here: {error.strerror}") from error
+    train = with_corpus(data.train, cache, seed, report)
+    valid = with_corpus(data.valid, cache, seed, report)
+    valid_hash = content_hash(["valid", valid.count, recipe_hash(valid, seed), CORE_VERSION])
+    valid_folder = build_once(cache / f"valid-{valid_hash}", lambda f: _write_valid(f, valid, seed, report))
+    pool_hash = content_hash(["pool", train.pool_minutes, recipe_hash(train, seed), CORE_VERSION])
+    mixers: list[Mixer] = []  # reading the recordings is slow: once, and only if something is to be built
+
+    def mixer() -> Mixer:
+        if not mixers:
+            mixers.append(Mixer(train, seed=seed, notice=say))
+        return mixers[0]
+
+    def pool(folder: Path) -> None:
+        with report.task(f"mixing {train.pool_minutes:g} minutes of training audio") as tell:
+            write_pool(folder, train, mixer(), tell)
+
+    if teacher is None:
+        return Prepared(None, valid_folder, None, None, Hashes(pool=pool_hash, valid=valid_hash))
+    pool_folder = build_once(cache / f"pool-{pool_hash}", pool)
+    weights, teacher_hash = _teacher(teacher, cache, train, seed, mixer, report)
+
+    def outputs(folder: Path) -> None:
+        with report.task("running the teacher once over the training audio") as tell:
+            write_outputs(folder, pool_folder, load_model(weights), tell)
+
+    made = build_once(cache / f"outputs-{content_hash([pool_hash, teacher_hash, CORE_VERSION])}", outputs)
+    hashes = Hashes(pool=pool_hash, valid=valid_hash, teacher=teacher_hash)
+    return Prepared(pool_folder, valid_folder, weights, made, hashes)
+
+
+def with_corpus(recipe: Recipe, cache: Path, seed: int, report: Reporter) -> Recipe:
+    """``recipe`` with the embedded corpus in place of the word ``demo``."""
+    if recipe.manifest != DEMO:
+        return recipe
+    from sekd.demo_corpus import make_demo_corpus
+
+    def make(folder: Path) -> None:
+        with report.task("making the embedded corpus"):
+            make_demo_corpus(folder / "audio", seed=seed, minutes=recipe.demo_minutes)
+
+    folder = build_once(cache / f"demo-{content_hash([recipe.demo_minutes, seed, CORE_VERSION])}", make)
+    return recipe.model_copy(update={"manifest": str(folder / "audio" / "MANIFEST.csv")})
+
+
+def _write_valid(folder: Path, recipe: Recipe, seed: int, report: Reporter) -> None:
+    """Validation pairs as files, so that anybody can listen to them and score anything on them."""
+    mixer = Mixer(recipe, seed=seed + 1)
+    count = recipe.count
+    with report.task(f"mixing {count} validation pairs") as tell:
+        for part in ("noisy", "clean"):
+            (folder / part).mkdir(exist_ok=True)
+        for index in range(count):
+            segment = mixer.segment(index)
+            for part, audio in zip(("noisy", "clean"), segment, strict=False):
+                write_audio(folder / part / f"{index:03d}.flac", audio)
+            tell((index + 1) / count)
+
+
+def _teacher(
+    config: TeacherConfig, cache: Path, recipe: Recipe, seed: int, mixer: Callable[[], Mixer], report: Reporter
+) -> tuple[Path, str]:
+    """The teacher's weights and their identity; trained here, supervised, where the study gives a network."""
+    if config.model is not None:
+        path = Path(config.model)
+        load_model(path)  # says now, not in the first trial, that it is no model
+        return path, file_hash(path)
+    assert config.network is not None
+    made_of = [config.model_dump(mode="json"), recipe_hash(recipe, seed), seed, CORE_VERSION]
+
+    def train(folder: Path) -> None:
+        torch.manual_seed(seed)
+        torch.set_num_threads(os.cpu_count() or 1)
+        model = build(config.network)
+        loss = LossConfig(DispatchConfig(), "mixture")
+        trainer = Trainer(model, [Phase(config.train.steps, config.supervised)], config.train, loss)
+        with report.task(f"training the teacher ({config.train.steps} steps)") as tell:
+
+            def told(progress: Progress) -> None:
+                tell(progress.step / progress.steps)
+
+            batches = LiveBatches(mixer(), batch=config.train.batch)
+            trainer.run(batches, Run(checkpoint=folder / "checkpoint.pt", on_progress=told))
+        save_model(model, folder / "model.safetensors")
+        write_json(folder / "made_of.json", made_of)
+
+    folder = build_once(cache / f"teacher-{content_hash(made_of)}", train)
+    weights = folder / "model.safetensors"
+    return weights, file_hash(weights)
+
+
+def resolve(data: DataConfig, teacher: TeacherConfig | None, base: Path) -> tuple[DataConfig, TeacherConfig | None]:
+    """The same with every path absolute: relative ones lie beside the file at ``base``, variables are filled in."""
+
+    def recipe(value: Recipe) -> Recipe:
+        return value.model_copy(update={k: str(expand_path(v, base)) for k, v in value.paths.items()})
+
+    data = DataConfig.model_construct(train=recipe(data.train), valid=recipe(data.valid))
+    if teacher is not None and teacher.model is not None:
+        teacher = teacher.model_copy(update={"model": str(expand_path(teacher.model, base))})
+    return data, teacher
+
+
+def hash_of_weights(model: torch.nn.Module) -> str:
+    """Digest of all parameters, bit for bit."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,191 @@
+"""The one training loop: phases of weighted loss terms, resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sekd.config import Frozen
+from sekd.errors import InputError
+from sekd.losses import TERMS, DispatchConfig
+from sekd.losses.signals import Level, Signals
+from sekd.models import Enhancer
+
+
+class TrainConfig(Frozen):
+    """How one network is trained; one step is one batch."""
+
+    steps: int = 2000
+    batch: int = 8
+    lr: float = 1e-3
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    warmup: float = 0.05  # share of the steps
+    ema: float | None = None  # decay of a running mean of the weights, which is then what is kept
+
+
+class Phase(NamedTuple):
+    """A number of steps and the weights of the loss terms in them."""
+
+    steps: int
+    weights: dict[str, float]
+
+
+class Batch(NamedTuple):
+    """Waveforms ``(batch, sample)``; ``teacher`` is its cached output, where a term follows it."""
+
+    noisy: Tensor
+    clean: Tensor
+    teacher: Tensor | None
+
+
+class LossConfig(NamedTuple):
+    dispatch: DispatchConfig
+    level: Level
+
+
+class Progress(NamedTuple):
+    step: int
+    steps: int
+    loss: float
+    terms: dict[str, float]
+
+
+class NotFinite(RuntimeError):
+    """The loss left the finite numbers; training stopped before it could spoil the weights."""
+
+
+class Run(NamedTuple):
+    """What does not change the result: where checkpoints go, the torch device, who is told, who may pause us."""
+
+    checkpoint: Path | None = None
+    torch_device: str = "cpu"
+    checkpoint_every_s: float = 10.0
+    on_progress: Callable[[Progress], None] | None = None
+    step_guard: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+class Trainer:
+    """Weights, optimiser, position and random state of one training; ``run`` takes it to the end."""
+
+    def __init__(self, model: Enhancer, phases: list[Phase], config: TrainConfig, loss: LossConfig) -> None:
+        self.model, self.phases, self.config, self.loss = model, phases, config, loss
+        self.steps = sum(phase.steps for phase in phases)
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.step = 0
+        self.averaged: dict[str, Tensor] | None = None
+
+    def run(self, batches: Callable[[int], Batch], run: Run = Run(), until: int | None = None) -> None:  # noqa: B008
+        """Trains from where the checkpoint stands to step ``until`` (the end unless told).
+
+        Raises:
+            NotFinite: a loss is NaN or infinite; the message names the step and the terms.
+        """
+        self.model.train()
+        if run.checkpoint is not None and run.checkpoint.exists():
+            self.load(run.checkpoint)
+        saved = time.monotonic()
+        last = self.steps if until is None else min(until, self.steps)
+        while self.step < last:
+            with run.step_guard():
+                progress = self._one_step(batches(self.step), run.torch_device)
+            if run.on_progress is not None:
+                run.on_progress(progress)
+            if run.checkpoint is not None and time.monotonic() - saved > run.checkpoint_every_s:
+                self.save(run.checkpoint)
+                saved = time.monotonic()
+        if run.checkpoint is not None:
+            self.save(run.checkpoint)
+        if self.averaged is not None and self.step == self.steps:
+            self.model.load_state_dict(self.averaged, strict=False)
+
+    def _one_step(self, batch: Batch, device: str) -> Progress:
+        noisy, clean, teacher = (part if part is None else part.to(device) for part in batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * rate(self.step, self.steps, self.config.warmup)
+        signals = Signals(self.model(noisy), clean, noisy, teacher, level=self.loss.level)
+        terms = {
+            name: TERMS[name].compute(signals, self.loss.dispatch) for name in self.weights_at(self.step)
+        }
+        total = sum((self.weights_at(self.step)[name] * value for name, value in terms.items()), torch.zeros(()))
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        if not math.isfinite(sum(values.values())):
+            shown = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+            raise NotFinite(f"loss is not finite at step {self.step}: {shown}")
+        self.optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self._average()
+        self.step += 1
+        return Progress(self.step, self.steps, float(total.detach()), values)
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Weights of the terms in force at ``step``."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase.weights
+            step -= phase.steps
+        return self.phases[-1].weights
+
+    def _average(self) -> None:
+        if self.config.ema is None:
+            return
+        weights = self.model.state_dict()
+        if self.averaged is None:
+            self.averaged = {name: value.clone() for name, value in weights.items()}
+            return
+        # A young mean follows quickly: the first weights are random and must not linger in it.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for name, value in weights.items():
+            self.averaged[name].lerp_(value, 1 - decay)
+
+    def save(self, path: Path) -> None:
+        """All that continuing needs, written beside ``path`` and renamed over it."""
+        content = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.averaged,
+            "torch_rng": torch.get_rng_state(),
+        }
+        partial = path.with_suffix(".partial")
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continues from ``path``.
+
+        Raises:
+            InputError: the file is truncated, or belongs to another network.
+        """
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.step, self.averaged = content["step"], content["averaged"]
+            torch.set_rng_state(content["torch_rng"])
+        except Exception as error:  # torch raises half a dozen types for a broken file
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{path}: not a checkpoint of this training: {reason}") from error
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Learning rate as a share of its peak: a linear warm-up, then half a cosine down to zero."""
+    rising = max(1, round(steps * warmup))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
