@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,7 +74,7 @@ def _signs(directions: Sequence[Direction]) -> Array:
     return np.array([1.0 if name == "minimize" else -1.0 for name in directions])
 
 
-def _losses(points: ArrayLike, directions: Sequence[Direction]) -> Array:
+def _losses(points: Any, directions: Sequence[Direction]) -> Array:
     """``points`` as (n, m) where less is better in every column; n may be 0."""
     signs = _signs(directions)
     values = np.asarray(points, dtype=np.float64)

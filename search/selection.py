@@ -37,7 +37,7 @@ def best(
     *,
     kind: Kind = "measured",
 ) -> TrialRecord | None:
-    """The complete student within ``limits`` that scores most; ties go to lower latency, then lower number."""
+    """The complete student within ``limits`` that scores most; ties: lower latency, lower number."""
     metrics = [name for name, direction in DIRECTIONS.items() if direction == "maximize"]
     if maximize not in metrics:
         raise InputError(f"cannot maximize '{maximize}'{nearest(maximize, metrics)}")
@@ -92,8 +92,9 @@ def front_of(
     """The non-dominated students among the complete ones within ``limits``, cheapest first."""
     points = []
     for record in records:
-        values = [record.value(name, device, kind=kind) for name in objectives]
-        if None not in values and _usable(record, limits, device, kind):
+        figures = [record.value(name, device, kind=kind) for name in objectives]
+        values = [figure for figure in figures if figure is not None]
+        if len(values) == len(figures) and _usable(record, limits, device, kind):
             points.append((values, record))
     if not points:
         return []

@@ -1,0 +1,84 @@
+"""Tables for the terminal: a front, a selection, the device profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from search.labels import ABSENT, QUANTITIES, figure, heading, kind_of, settings, settings_text, shown
+from search.record import TrialRecord
+from search.selection import LIMITS, fits
+
+# Always worth seeing beside whatever the study optimises.
+ALWAYS = ("pesq_wb", "latency_ms", "paced_p95_ms", "macs_per_s", "weight_kib")
+
+
+def columns_of(objectives: Sequence[str]) -> list[str]:
+    """Quantities that a table of students shows: metrics first, then costs, each once."""
+    return [name for name in QUANTITIES if name in objectives or name in ALWAYS]
+
+
+def front_table(
+    records: Sequence[TrialRecord], objectives: Sequence[str], device: str, *, title: str | None = None
+) -> Table:
+    """One row per student; a latency column that holds no measurements says so in its heading."""
+    table, columns, kind = _table(title), columns_of(objectives), kind_of(records, device)
+    table.add_column("#", justify="right")
+    table.add_column("student", overflow="fold", ratio=1)
+    for name in columns:
+        table.add_column(Text(heading(name, kind)), justify="right")
+    for record, values in zip(records, settings(records), strict=True):
+        figures = [figure(record, name, device, kind) for name in columns]
+        table.add_row(str(record.number), Text(settings_text(values)), *(Text(text) for text in figures))
+    return table
+
+
+def selection_table(
+    selected: TrialRecord | None,
+    nearest: Sequence[TrialRecord],
+    limits: Mapping[str, float],
+    device: str,
+    objectives: Sequence[str] = (),
+) -> Table:
+    """The selected student, or the nearest misses with what each is over its limits by."""
+    if selected is not None:
+        return front_table([selected], objectives, device, title=f"selected for {device}")
+    kind = kind_of(nearest, device)
+    table = _table(f"nothing fits on {device}; the nearest students")
+    table.add_column("#", justify="right")
+    table.add_column("student", overflow="fold", ratio=1)
+    for key in limits:
+        table.add_column(Text(f"{heading(LIMITS[key], kind)}\n{_bound(key, limits[key])}"))
+    for record, values in zip(nearest, settings(nearest), strict=True):
+        over = {violation.key for violation in fits(record, limits, device, kind=kind)}
+        cells = [
+            Text(
+                shown(LIMITS[key], record.value(LIMITS[key], device, kind=kind)),
+                style="red" if key in over else "",
+            )
+            for key in limits
+        ]
+        table.add_row(str(record.number), Text(settings_text(values)), *cells)
+    return table
+
+
+def _bound(key: str, limit: float) -> str:
+    return f"{'at least' if key.startswith('min_') else 'at most'} {shown(LIMITS[key], limit)}"
+
+
+def devices_table(profiles: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """Device profiles, one row each, with the keys in ``columns``; what a profile does not say is ``-``."""
+    table = _table(None)
+    for name in columns:
+        table.add_column(Text(name.replace("_", " ")), overflow="fold")
+    for profile in profiles:
+        values = [profile.get(name) for name in columns]
+        table.add_row(*(Text(ABSENT if value is None else str(value)) for value in values))
+    return table
+
+
+def _table(title: str | None) -> Table:
+    return Table(title=Text(title) if title else None, header_style="bold", title_justify="left")
