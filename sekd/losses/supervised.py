@@ -52,10 +52,14 @@ def compressed_spectral(
     enhanced: Tensor, clean: Tensor, *, power: float = 0.3, complex_share: float = 0.3
 ) -> Tensor:
     """``compressed`` on complex spectra ``(batch, freq, frame)``."""
-    size_e = (enhanced.real.square() + enhanced.imag.square() + 1e-6).sqrt()
-    size_c = (clean.real.square() + clean.imag.square() + 1e-6).sqrt()
-    magnitude = (size_e**power - size_c**power).square().mean()
-    turned = enhanced * size_e ** (power - 1) - clean * size_c ** (power - 1)
-    return (1 - complex_share) * magnitude + complex_share * (
-        turned.real.square() + turned.imag.square()
-    ).mean()
+    size_e, root_e = _size_and_root(enhanced, power)
+    size_c, root_c = _size_and_root(clean, power)
+    magnitude = (size_e * root_e - size_c * root_c).square().mean()
+    turned = torch.view_as_real(enhanced * root_e - clean * root_c).square().sum(-1).mean()
+    return (1 - complex_share) * magnitude + complex_share * turned
+
+
+def _size_and_root(spectrum: Tensor, power: float) -> tuple[Tensor, Tensor]:
+    """Magnitude, floored where its root has no gradient, and the factor that compresses it."""
+    energy = torch.view_as_real(spectrum).square().sum(-1) + 1e-6
+    return energy.sqrt(), energy ** ((power - 1) / 2)
