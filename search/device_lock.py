@@ -1,0 +1,70 @@
+"""Keeps training off the machine while it is being timed, across processes and across crashes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class DeviceLock:
+    """Many trainers step, or one measurer measures; the kernel lets go for whoever dies.
+
+    ``flock`` prefers no one: with trainers stepping all the time a measurer would wait for ever. Hence a
+    gate before the main lock. A trainer passes the gate before each step; the measurer shuts it, waits for
+    the steps under way, and has the machine.
+
+    One instance belongs to one thread: a lock is that of the open file, which threads would share. Use it
+    on a local disk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Opens (and makes, where missing) the two lock files in ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._gate = os.open(folder / "gate.lock", flags, 0o666)
+        self._main = os.open(folder / "main.lock", flags, 0o666)
+        self._held = False
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around one training step, some microseconds; waits while someone measures."""
+        self._take()
+        try:
+            fcntl.flock(self._gate, fcntl.LOCK_SH)
+            try:
+                fcntl.flock(self._main, fcntl.LOCK_SH)
+            finally:
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
+            yield
+        finally:
+            self._drop()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Around one measurement; waits for the steps under way and for other measurers."""
+        self._take()
+        try:
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            fcntl.flock(self._main, fcntl.LOCK_EX)
+            yield
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            self._drop()
+
+    def close(self) -> None:
+        """Gives the file handles back; the instance is of no use afterwards."""
+        os.close(self._gate)
+        os.close(self._main)
+
+    def _take(self) -> None:
+        # Within one process flock would convert the lock instead of waiting, and protect nothing.
+        if self._held:
+            raise RuntimeError("this DeviceLock is already held: steps and measurements do not nest")
+        self._held = True
+
+    def _drop(self) -> None:
+        fcntl.flock(self._main, fcntl.LOCK_UN)
+        self._held = False

@@ -1,0 +1,145 @@
+import os
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+
+from search.device_lock import DeviceLock
+
+# Takes the lock the named way as often as a line arrives, and says when it has it.
+CHILD = """
+import sys
+from pathlib import Path
+from search.device_lock import DeviceLock
+lock = DeviceLock(Path(sys.argv[1]))
+print("ready", flush=True)
+for line in sys.stdin:
+    with getattr(lock, line.strip())():
+        print("held", flush=True)
+        sys.stdin.readline()
+    print("free", flush=True)
+"""
+
+STEPPER = """
+import sys, time
+from pathlib import Path
+from search.device_lock import DeviceLock
+lock = DeviceLock(Path(sys.argv[1]))
+print("ready", flush=True)
+while True:
+    with lock.step():
+        time.sleep(0.002)
+"""
+
+
+class Child:
+    def __init__(self, folder, code=CHILD):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, folder], stdin=-1, stdout=-1, text=True, bufsize=1
+        )
+        assert self.hears(30) == "ready"
+
+    def say(self, word):
+        self.process.stdin.write(word + "\n")
+
+    def hears(self, seconds):
+        """The next line, or None if none comes in time."""
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([self.process.stdout], [], [], seconds)[0]:
+                return None
+            byte = os.read(self.process.stdout.fileno(), 1)
+            assert byte, "the child died"
+            line += byte
+        return line.decode().strip()
+
+
+@pytest.fixture
+def child(tmp_path):
+    started = []
+
+    def start(code=CHILD):
+        started.append(Child(tmp_path, code))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+        each.process.stdin.close()
+        each.process.stdout.close()
+
+
+def test_no_step_proceeds_while_someone_measures(tmp_path, child):
+    trainers = [child(), child()]
+    lock = DeviceLock(tmp_path)
+    with lock.exclusive():
+        for trainer in trainers:
+            trainer.say("step")
+        assert [trainer.hears(0.2) for trainer in trainers] == [None, None]
+    assert [trainer.hears(30) for trainer in trainers] == ["held", "held"]  # both at once: steps are shared
+    lock.close()
+
+
+def test_the_measurer_waits_for_the_step_under_way(tmp_path, child):
+    trainer, measurer = child(), child()
+    trainer.say("step")
+    assert trainer.hears(30) == "held"
+    measurer.say("exclusive")
+    assert measurer.hears(0.2) is None
+    trainer.say("done")
+    assert (trainer.hears(30), measurer.hears(30)) == ("free", "held")
+
+
+@pytest.mark.parametrize("way", ["exclusive", "step"])
+def test_a_killed_holder_holds_nothing(tmp_path, child, way):
+    holder, waiting = child(), child()
+    holder.say(way)
+    assert holder.hears(30) == "held"
+    waiting.say("exclusive")
+    assert waiting.hears(0.2) is None
+    holder.process.kill()
+    assert waiting.hears(30) == "held"
+
+
+def test_busy_trainers_do_not_starve_the_measurer(tmp_path, child):
+    for _ in range(3):
+        child(STEPPER)
+    lock = DeviceLock(tmp_path)
+    for _ in range(5):
+        with lock.exclusive():
+            pass
+    lock.close()
+
+
+def test_an_error_inside_lets_go(tmp_path):
+    lock, other = DeviceLock(tmp_path), DeviceLock(tmp_path)
+    for hold in (lock.exclusive, lock.step):
+        with pytest.raises(ZeroDivisionError), hold():
+            _ = 1 / 0
+    with other.exclusive():
+        pass
+    lock.close()
+    other.close()
+
+
+def test_nesting_is_refused(tmp_path):
+    lock = DeviceLock(tmp_path)
+    with lock.step(), pytest.raises(RuntimeError, match="do not nest"):
+        with lock.exclusive():
+            pass
+    lock.close()
+
+
+def test_a_step_costs_next_to_nothing(tmp_path):
+    lock = DeviceLock(tmp_path)
+    start = time.perf_counter()
+    for _ in range(1000):
+        with lock.step():
+            pass
+    each_us = (time.perf_counter() - start) * 1000
+    lock.close()
+    print(f"step(): {each_us:.1f} us")
+    assert each_us < 1000  # some microseconds in truth; only a wrong design reaches milliseconds
