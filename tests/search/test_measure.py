@@ -1,0 +1,172 @@
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from streaming_onnx import streaming_model
+
+from search import measure as measuring
+from search.device import DeviceProfile, load_device
+from search.device_lock import DeviceLock
+from search.latency import Latency, latency_from
+from search.measure import MeasurementFailed, measure
+from sekd.errors import InputError
+
+HERE = load_device("x86-1core")
+
+
+def _reply(samples_us, hop_ms=16.0, busy=0.0):
+    """What one process says of samples in microseconds."""
+    from search.agent.timing import summarise
+
+    summary = summarise([sample / 1e6 for sample in samples_us])
+    return {
+        "session_ms": 5.0,
+        "first_call_ms": 1.0,
+        "hop_ms": hop_ms,
+        "burst": summary,
+        "burst_us": samples_us,
+        "paced": summary | {"miss_share": 0.5, "hop_ms": hop_ms} if hop_ms else None,
+        "paced_us": samples_us if hop_ms else [],
+        "paced_reason": None if hop_ms else "hop unknown",
+        "environment": {"cpu": "fake", "other_busy_cores": busy},
+    }
+
+
+def test_measures_a_model_in_a_fresh_process(tmp_path):
+    model = streaming_model(tmp_path / "m.onnx", hop=32)
+    found = measure(model, HERE, frames=100)
+    assert (found.kind, found.source, found.n, found.hop_ms) == ("measured", "local", 100, 2.0)
+    assert 0 < found.p50_ms <= found.p95_ms <= found.burst.p95_upper_ms
+    assert found.p99_ms is None
+    assert found.rtf == found.p50_ms / 2.0
+    assert (found.paced.n, found.paced.hop_ms) == (100, 2.0)
+    assert found.environment["threads"] == 1
+    assert Latency.model_validate_json(found.model_dump_json()) == found
+
+
+def test_without_a_hop_there_is_neither_pace_nor_rtf(tmp_path):
+    found = measure(streaming_model(tmp_path / "m.onnx", shape=(1, 64)), HERE, frames=20)
+    assert (found.paced, found.rtf, found.hop_ms) == (None, None, None)
+    assert "hop unknown" in found.environment["paced_reason"]
+
+
+def test_profile_decides_cores_and_the_hop_can_be_given(tmp_path):
+    pinned = HERE.model_copy(update={"cores": (0,)})
+    found = measure(streaming_model(tmp_path / "m.onnx"), pinned, frames=20, hop_ms=1.0)
+    assert found.environment["cores"] == [0]
+    assert found.paced.hop_ms == 1.0
+
+
+def test_a_slower_model_measures_slower(tmp_path):
+    small = streaming_model(tmp_path / "s.onnx", shape=(1, 64))
+    large = streaming_model(tmp_path / "l.onnx", shape=(1, 64), size=256, repeat=50)
+    assert measure(large, HERE, frames=50).p50_ms > 3 * measure(small, HERE, frames=50).p50_ms
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all"])
+def test_a_broken_file_is_a_failure_in_one_line(tmp_path, content):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(content)
+    with pytest.raises(MeasurementFailed) as error:
+        measure(broken, HERE)
+    assert "broken.onnx" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("import time; time.sleep(60)", "no answer within"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("raise SystemExit('no onnxruntime')", "ended with 1: no onnxruntime"),
+    ],
+)
+def test_a_child_that_hangs_or_dies_gives_no_number(tmp_path, monkeypatch, script, message):
+    bad = tmp_path / "bad.py"
+    bad.write_text(script)
+    monkeypatch.setattr(measuring.timing, "__file__", str(bad))
+    monkeypatch.setattr(measuring, "STARTUP_S", 0.5)
+    with pytest.raises(MeasurementFailed, match=message):
+        measure(tmp_path / "m.onnx", HERE, limit_s=0.5)
+
+
+def test_other_devices_are_never_measured_here(tmp_path):
+    with pytest.raises(InputError, match="cannot be measured yet"):
+        measure(tmp_path / "m.onnx", load_device("cortex-m7"))
+    remote = DeviceProfile(name="board", description="x", latency="agent")
+    with pytest.raises(InputError, match="'board': latency = \"agent\" is not measured here"):
+        measure(tmp_path / "m.onnx", remote)
+
+
+def test_holds_the_device_while_it_measures(tmp_path):
+    model = streaming_model(tmp_path / "m.onnx", hop=32)
+    trainer, busy, waits = DeviceLock(tmp_path), threading.Event(), []
+
+    def step_often():
+        while not busy.is_set():
+            start = time.perf_counter()
+            with trainer.step():
+                waits.append(time.perf_counter() - start)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=step_often)
+    thread.start()
+    measurer = DeviceLock(tmp_path)
+    try:
+        measure(model, HERE, frames=100, lock=measurer)
+    finally:
+        busy.set()
+        thread.join()
+        trainer.close()
+        measurer.close()
+    assert max(waits) > 0.2  # the 100 paced frames of 2 ms alone
+
+
+def test_p50_over_processes_is_the_median_of_their_medians():
+    replies = [_reply([us] * 50) for us in (10.0, 90.0, 20.0)]
+    found = latency_from(replies, "local")
+    assert (found.p50_ms, found.n) == (0.020, 150)
+    assert found.p95_ms == pytest.approx(0.090)  # of all samples together, enough of them only so
+    assert (found.paced.p50_ms, found.paced.miss_share) == (0.020, 0.5)
+    assert found.environment["processes"] == 3
+
+
+def test_too_few_frames_for_a_median_are_a_failure():
+    with pytest.raises(ValueError, match="too slow: 6 frames"):
+        latency_from([_reply([1e6] * 6)], "local")
+
+
+@pytest.mark.parametrize(
+    ("samples", "busy", "flags"),
+    [
+        ([10.0] * 20, 0.1, []),
+        ([10.0] * 20, None, []),
+        ([10.0] * 20, 0.9, ["contended"]),
+        ([10.0, 12.0] * 10, 0.0, ["noisy"]),
+    ],
+)
+def test_flags(samples, busy, flags):
+    assert latency_from([_reply([10.0] * 20), _reply(samples, busy=busy)], "agent").flags == flags
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"kind": "measured", "source": "local"},
+        {"kind": "measured", "source": "model", "p50_ms": 1.0},
+        {"kind": "predicted", "source": "local", "p50_ms": 1.0},
+        {"kind": "unmeasured", "p50_ms": 1.0},
+        {"kind": "predicted", "source": "model", "p50_ms": float("nan")},
+    ],
+)
+def test_no_number_passes_under_a_false_name(figures):
+    with pytest.raises(ValueError):
+        Latency(**figures)
+    assert Latency(kind="unmeasured").p50_ms is None
+
+
+def test_measuring_does_not_load_torch():
+    code = "import search.measure, sys; print('torch' in sys.modules, 'onnxruntime' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
