@@ -252,7 +252,7 @@ def answer(
     request = checked(request)
     until = began + request["limit_s"]
     if request["cores"]:
-        os.sched_setaffinity(0, request["cores"])
+        pin(request["cores"])
     load = Load()
     before = clock()
     session = open_session(request["model"], request["threads"])
@@ -298,6 +298,14 @@ def time_steadily(
 
 def _us(samples_s: Sequence[float]) -> list[float]:
     return [round(1e6 * sample, 1) for sample in samples_s]
+
+
+def pin(cores: Sequence[int]) -> None:
+    """Keeps this process on ``cores``; raises ValueError where they are not to be had."""
+    try:
+        os.sched_setaffinity(0, cores)
+    except (AttributeError, OSError) as error:
+        raise ValueError(f"cannot run on cores {list(cores)}: {error}") from error
 
 
 class Load:

@@ -197,6 +197,7 @@ def test_the_whole_call_stays_within_its_limit(tmp_path):
         ({"model": "x", "thread": 1}, "unknown key 'thread'"),
         ({"model": "x", "hop_ms": 0}, "hop_ms = 0"),
         ({"model": "/nowhere.onnx"}, "/nowhere.onnx"),
+        ({"model": "x", "cores": [1000]}, "cannot run on cores [1000]"),
     ],
 )
 def test_a_failure_is_one_line_and_no_number(monkeypatch, capsys, request_, message):
