@@ -128,7 +128,8 @@ def _latency_value(figures: dict[str, Any], cost: Cost | None, objective: str) -
     if objective == "rtf":
         return _finite(figures.get("rtf"))
     if objective == "paced_p95_ms":
-        return _finite((figures.get("paced") or {}).get("p95_ms"))
+        # A promise, hence the 99 % upper bound of the percentile and not the percentile of the sample.
+        return _finite((figures.get("paced") or {}).get("p95_upper_ms"))
     if p50_ms is None or cost is None:
         return None
     return cost.algorithmic_latency_ms + p50_ms

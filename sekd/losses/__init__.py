@@ -42,7 +42,10 @@ def _si_snr(signals: Signals, _: DispatchConfig) -> Tensor:
 
 
 def _compressed(signals: Signals, _: DispatchConfig) -> Tensor:
-    return compressed_spectral(signals.spectrum("estimate"), signals.spectrum("target"))
+    window = "hann_sqrt"
+    return compressed_spectral(
+        signals.spectrum("estimate", *FRONT_END, window), signals.spectrum("target", *FRONT_END, window)
+    )
 
 
 def _output_l2(signals: Signals, _: DispatchConfig) -> Tensor:

@@ -45,7 +45,8 @@ def negative_si_snr(estimate: Tensor, target: Tensor) -> Tensor:
 
 def compressed(estimate: Tensor, target: Tensor, *, power: float = 0.3, complex_share: float = 0.3) -> Tensor:
     """Compressed spectral loss, magnitudes and complex values mixed (Braun and Tashev 2021, section 2.2)."""
-    return compressed_spectral(stft(estimate), stft(target), power=power, complex_share=complex_share)
+    enhanced, clean = (stft(wave, *FRONT_END, window="hann_sqrt") for wave in (estimate, target))
+    return compressed_spectral(enhanced, clean, power=power, complex_share=complex_share)
 
 
 def compressed_spectral(

@@ -115,8 +115,7 @@ class Cruse(Enhancer):
         for k, conv in enumerate(self.decoder):
             x = x + skips[-1 - k]
             kept.append(last_frame(x))
-            # The first and the last frame that come out saw only one of their two inputs.
-            x = conv(torch.cat([past[levels + k], x], dim=2))[:, :, 1:-1]
+            x = _transposed(conv, delayed(past[levels + k], x), x)
             if k < len(self.decoder_norms):
                 x, stats = self.decoder_norms[k](x, before[levels + k], count)
                 after.append(stats)
@@ -180,6 +179,22 @@ class GroupedGru(nn.Module):
         own = torch.stack([getattr(part, name).reshape(3, -1, part.input_size) for part in self.parts])
         eye = torch.eye(len(self.parts), device=own.device, dtype=own.dtype)
         return torch.einsum("gkoi,gj->kgoji", own, eye).reshape(3 * self.width, self.width)
+
+
+def _transposed(conv: nn.Module, before: Tensor, now: Tensor) -> Tensor:
+    """A causal transposed convolution over two frames, as one over frequency with both frames as channels.
+
+    Run over time it would also compute the frames before the first and after the last, only to drop them.
+    """
+    weight = torch.cat([conv.weight[:, :, 1:], conv.weight[:, :, :1]])  # type: ignore[index]
+    return nn.functional.conv_transpose2d(
+        torch.cat([before, now], dim=1), weight, conv.bias, stride=(1, 2), padding=(0, 1), output_padding=(0, 1)
+    )
+
+
+def delayed(past: Tensor, x: Tensor) -> Tensor:
+    """``x`` one frame later, ``past`` first; of a single frame no slice remains in the ONNX."""
+    return past if x.shape[2] == 1 else torch.cat([past, x[:, :, :-1]], dim=2)
 
 
 def last_frame(x: Tensor) -> Tensor:

@@ -1,0 +1,107 @@
+"""Proposals by Optuna: which sampler, its seed for each trial, and what it is told of a result."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+
+from search.record import TrialRecord
+from search.space import Domain, in_order
+from search.study import StudyDefinition
+
+GP_TRIALS = 150  # beyond, the Gaussian process costs seconds an ask
+STARTUP_TRIALS = 8
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Told(NamedTuple):
+    """What the sampler hears of a trial; our own record stays as it is."""
+
+    state: optuna.trial.TrialState
+    values: list[float] | None
+
+
+def kind_of(study: StudyDefinition) -> str:
+    """The sampler that ``auto`` means for this study."""
+    if study.search.sampler != "auto":
+        return study.search.sampler
+    return "tpe" if study.conditional or study.trials > GP_TRIALS else "gp"
+
+
+def make_sampler(study: StudyDefinition, number: int) -> BaseSampler:
+    """A sampler seeded by study and trial number: the same question gets the same answer after any crash."""
+    seed = (study.seed * 1_000_003 + number * 7919 + 17) % 2**31
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {
+            "tpe": lambda: TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
+            "gp": lambda: GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
+            "random": lambda: RandomSampler(seed=seed),
+        }[kind_of(study)]()
+
+
+def suggest(trial: optuna.Trial, study: StudyDefinition) -> dict[str, Any]:
+    """A value for every key that matters under the values before it."""
+    values: dict[str, Any] = {}
+    for key, domain, wanted in in_order(study.space):
+        if wanted is None or wanted.holds(values):
+            values[key] = _suggest(trial, key, domain)
+    return values
+
+
+def _suggest(trial: optuna.Trial, key: str, domain: Domain) -> Any:
+    if domain.choice is not None:
+        # Optuna's categories are scalars; lists travel as their place in the choice.
+        if all(isinstance(value, str | int | float | bool) for value in domain.choice):
+            return trial.suggest_categorical(key, domain.choice)
+        return domain.choice[trial.suggest_categorical(key, tuple(range(len(domain.choice))))]
+    if domain.integers is not None:
+        step = int(domain.step or 1)
+        return trial.suggest_int(key, *domain.integers, **({"log": True} if domain.log else {"step": step}))
+    assert domain.floats is not None
+    return trial.suggest_float(key, *domain.floats, step=domain.step, log=domain.log)
+
+
+def told(record: TrialRecord, study: StudyDefinition, known: Sequence[TrialRecord]) -> Told:
+    """How Optuna hears of ``record``.
+
+    An infeasible trial must teach without being trained: TPE learns from a pruned trial with constraints, but the
+    Gaussian process never sees pruned ones and would propose infeasible points for ever, so to it the trial is
+    complete, with its true costs and the worst quality seen.
+    """
+    state = optuna.trial.TrialState
+    figures = [record.value(name, study.device) for name in study.objectives.names]
+    if record.status == "COMPLETE" and None not in figures:
+        return Told(state.COMPLETE, [float(value) for value in figures if value is not None])
+    if record.status in ("FAILED", "RUNNING"):
+        return Told(state.FAIL, None)
+    if kind_of(study) != "gp":
+        return Told(state.PRUNED, None)
+    worst = [_worst(name, study, known) for name in study.objectives.names]
+    return Told(
+        state.COMPLETE, [w if value is None else float(value) for value, w in zip(figures, worst, strict=True)]
+    )
+
+
+def _worst(name: str, study: StudyDefinition, known: Sequence[TrialRecord]) -> float:
+    values = [value for record in known if (value := record.value(name, study.device)) is not None]
+    if not values:
+        return 0.0
+    return min(values) if name == study.objectives.quality else max(values)
+
+
+def constraints(record: TrialRecord, study: StudyDefinition) -> dict[str, float]:
+    """How far each limit is exceeded, as a share of it; at most 0 where it is kept. Always all, in one order."""
+    shares = {}
+    for key, limit in study.budget.limits().items():
+        value = record.value(key, study.device)
+        shares[key] = 0.0 if value is None else value / limit - 1
+    if study.budget.limits() or record.status == "INFEASIBLE":
+        # What no budget names: an operator the device lacks, its memory, its algorithmic latency.
+        shares["device"] = 1.0 if record.status == "INFEASIBLE" and max(shares.values(), default=0) <= 0 else -1.0
+    return shares

@@ -1,0 +1,151 @@
+"""The space of a study: for each path into the trial configuration, the values it may take, and when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from sekd.config import Frozen
+from sekd.errors import InputError, nearest
+
+
+class Domain(Frozen):
+    """One of ``choice``, ``int`` or ``float``; ``when`` names the setting of another key that makes it matter."""
+
+    choice: tuple[Any, ...] | None = None
+    integers: tuple[int, int] | None = Field(None, alias="int")
+    floats: tuple[float, float] | None = Field(None, alias="float")
+    step: float | None = None
+    log: bool = False
+    when: str | None = None
+    free: bool = False  # acts after training: swept on the trained student
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Domain:
+        given = [kind for kind in (self.choice, self.integers, self.floats) if kind is not None]
+        if len(given) != 1:
+            raise ValueError("needs exactly one of choice, int and float")
+        bounds = self.integers or self.floats
+        if bounds is not None and (bounds[0] > bounds[1] or (self.log and bounds[0] <= 0)):
+            raise ValueError(f"{list(bounds)} must be [low, high]" + (", above 0 with log" if self.log else ""))
+        if self.choice is not None and not self.choice:
+            raise ValueError("choice is empty")
+        if self.step is not None and (self.step <= 0 or self.log or self.choice is not None):
+            raise ValueError("step must be above 0, and goes with neither log nor choice")
+        if self.free:
+            raise ValueError("free = true: no setting of a built family acts after training yet")
+        return self
+
+    def some(self) -> list[Any]:
+        """A few values that span the domain: all choices, or both ends and the middle."""
+        if self.choice is not None:
+            return list(self.choice)
+        low, high = self.integers or self.floats or (0, 0)
+        middle = math.sqrt(low * high) if self.log else (low + high) / 2
+        if self.integers is not None:
+            step = int(self.step or 1)
+            return sorted({low, low + round((middle - low) / step) * step, low + (high - low) // step * step})
+        return [low, middle, high]
+
+
+Space = dict[str, Domain]
+
+
+class Condition(NamedTuple):
+    """A parsed ``when``: the key it looks at and what it wants to see there."""
+
+    key: str
+    test: Literal["is", "is not", "starts with"]
+    value: str
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        have = str(values.get(self.key))
+        if self.test == "starts with":
+            return have.startswith(self.value)
+        return (have == self.value) == (self.test == "is")
+
+
+def condition(text: str, where: str) -> Condition:
+    """``"KEY is VALUE"``, ``"KEY is not VALUE"`` or ``"KEY starts with TEXT"``.
+
+    Raises:
+        InputError: the text reads otherwise.
+    """
+    for test in ("starts with", "is not", "is"):
+        key, found, value = text.partition(f" {test} ")
+        if found:
+            return Condition(key.strip(), test, value.strip().strip("'\""))  # type: ignore[arg-type]
+    raise InputError(f"{where}.when = {text!r}: write 'KEY is VALUE', 'KEY is not VALUE' or 'KEY starts with TEXT'")
+
+
+def in_order(space: Space) -> list[tuple[str, Domain, Condition | None]]:
+    """The keys so that each comes after the one its condition looks at.
+
+    Raises:
+        InputError: a condition looks at a key that is not in the space, or two look at each other.
+    """
+    conditions = {k: condition(d.when, f"space.'{k}'") if d.when else None for k, d in space.items()}
+    for key, wanted in conditions.items():
+        if wanted is not None and wanted.key not in space:
+            raise InputError(f"space.'{key}'.when: '{wanted.key}' is not in the space{nearest(wanted.key, space)}")
+    ordered: list[str] = []
+    while len(ordered) < len(space):
+        ready = [
+            key
+            for key, wanted in conditions.items()
+            if key not in ordered and (wanted is None or wanted.key in ordered)
+        ]
+        if not ready:
+            raise InputError("space: conditions look at each other in a circle")
+        ordered.extend(ready)
+    return [(key, space[key], conditions[key]) for key in ordered]
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a.b": 1}`` to ``{"a": {"b": 1}}``."""
+    result: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        place = result
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[leaf] = value
+    return result
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on top, table by table."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def corners(space: Space, at_most: int = 64) -> list[dict[str, Any]]:
+    """Settings that take each key through its span, the others at their first value; then combinations."""
+    ordered = in_order(space)
+    first = {key: domain.some()[0] for key, domain, _ in ordered}
+    singles = [first | {key: value} for key, domain, _ in ordered for value in domain.some()]
+    spans: Sequence[list[Any]] = [domain.some() for _, domain, _ in ordered]
+    total = math.prod(map(len, spans))
+    combined = (
+        [dict(zip([k for k, _, _ in ordered], values, strict=True)) for values in product(*spans)]
+        if total <= at_most
+        else []
+    )
+    return [only_active(space, values) for values in singles + combined]
+
+
+def only_active(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` without the keys whose condition does not hold."""
+    kept: dict[str, Any] = {}
+    for key, _, wanted in in_order(space):
+        if key in values and (wanted is None or wanted.holds(kept)):
+            kept[key] = values[key]
+    return kept

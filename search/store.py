@@ -1,0 +1,192 @@
+"""The record of a study: an Optuna study in persistent storage, written by the driver alone."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from search.record import TrialRecord
+from search.sampler import constraints, make_sampler, suggest, told
+from search.study import StudyDefinition
+from sekd.errors import InputError
+
+FORMAT = 1  # of what we write into a study
+RECORD, IDENTITY, LATENCY = "sekd_record", "sekd_identity", "sekd_latency:"
+
+
+def open_storage(folder: Path, url: str | None = None) -> BaseStorage:
+    """The storage at ``url``, by default SQLite in the run folder.
+
+    Raises:
+        InputError: it cannot be opened or written.
+    """
+    if url is None:
+        database = folder / "study.db"
+        if not os.access(folder, os.W_OK) or (database.exists() and not os.access(database, os.W_OK)):
+            raise InputError(f"{folder}: the study cannot be written here")
+        url = f"sqlite:///{database}"
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            storage = RDBStorage(url, engine_kwargs=options)
+        if url.startswith("sqlite"):
+            with storage.engine.connect() as connection:  # stays with the file
+                connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))
+        return storage
+    except Exception as error:  # SQLAlchemy, Alembic and drivers each have their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{_no_password(url)}: cannot open the study's storage: {reason}") from error
+
+
+def _no_password(url: str) -> str:
+    try:
+        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "storage"
+
+
+class Store:
+    """One study; every method that changes it has written durably when it returns."""
+
+    def __init__(self, study: StudyDefinition, storage: BaseStorage) -> None:
+        self.definition = study
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._study = optuna.create_study(
+                    study_name=study.name,
+                    storage=storage,
+                    directions=study.objectives.directions,
+                    load_if_exists=True,
+                )
+        except ValueError as error:
+            raise InputError(f"study '{study.name}' exists with other objectives: {error}") from error
+        self._storage = storage
+        self._records: dict[int, TrialRecord] | None = None
+        written = self._study.user_attrs.get("sekd_format")
+        if written is None:
+            self._study.set_user_attr("sekd_format", FORMAT)
+        elif written != FORMAT:
+            raise InputError(
+                f"study '{study.name}' was written in format {written}, this version reads format {FORMAT}: "
+                "open it with the version that made it, or launch under another name"
+            )
+
+    def check_identity(self, identity: Mapping[str, str]) -> None:
+        """Remembers what makes this study the same; refuses to continue as another.
+
+        Raises:
+            InputError: lists the parts that differ.
+        """
+        known = self._study.user_attrs.get(IDENTITY)
+        if known is None:
+            self._study.set_user_attr(IDENTITY, dict(identity))
+            return
+        changed = [key for key in identity if known.get(key) != identity[key]]
+        if changed:
+            raise InputError(
+                f"study '{self.definition.name}' exists with another definition: {', '.join(changed)} changed; "
+                "undo the change, or give the study another name"
+            )
+
+    def records(self) -> list[TrialRecord]:
+        """Every finished trial in order, with the latencies that were measured afterwards."""
+        if self._records is None:
+            trials = self._study.get_trials(deepcopy=False)
+            self._records = {
+                trial.number: TrialRecord.model_validate_json(trial.user_attrs[RECORD])
+                for trial in trials
+                if trial.state.is_finished() and RECORD in trial.user_attrs
+            }
+        later = self._later_latencies()
+        return [
+            record.model_copy(update={"latency": record.latency | later.get(number, {})})
+            for number, record in sorted(self._records.items())
+        ]
+
+    def _later_latencies(self) -> dict[int, dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        for key, measured in self._study.user_attrs.items():
+            if key.startswith(LATENCY):
+                for number, latency in measured.items():
+                    found.setdefault(int(number), {})[key.removeprefix(LATENCY)] = latency
+        return found
+
+    def add_latency(self, device: str, number: int, latency: Mapping[str, Any]) -> None:
+        """A latency measured after the trial: on another device, or again on its own."""
+        known = self._study.user_attrs.get(LATENCY + device, {})
+        self._study.set_user_attr(LATENCY + device, {**known, str(number): dict(latency)})
+
+    def note(self, key: str, value: Any) -> None:
+        """A fact about the whole study, such as what unprocessed audio scores."""
+        self._study.set_user_attr(key, value)
+
+    def noted(self, key: str) -> Any:
+        return self._study.user_attrs.get(key)
+
+    def running(self) -> list[int]:
+        """Numbers that were asked for and not told: interrupted, unless a driver is at work."""
+        return [trial.number for trial in self._trials(TrialState.RUNNING)]
+
+    def _trials(self, state: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(state,))
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        """The next trial's number and settings."""
+        known = self._study.get_trials(deepcopy=False)
+        number = len(known)
+        first = self.definition.first()
+        self._study.sampler = make_sampler(self.definition, number)
+        with _quiet():
+            if number < len(first) and not any(trial.state is TrialState.WAITING for trial in known):
+                self._study.enqueue_trial(_as_optuna(first[number], self.definition))
+            trial = self._study.ask()
+            return trial.number, suggest(trial, self.definition)
+
+    def settings(self, number: int) -> dict[str, Any]:
+        """The settings of a running trial; what a kill in the middle of ``ask`` left open is filled in as then."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        self._study.sampler = make_sampler(self.definition, number)
+        with _quiet():
+            return suggest(optuna.trial.Trial(self._study, trial_id), self.definition)
+
+    def tell(self, record: TrialRecord) -> None:
+        """Makes ``record`` durable; only after this is the next trial asked for."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, record.number)
+        with _quiet():
+            trial = optuna.trial.Trial(self._study, trial_id)
+            trial.set_user_attr(RECORD, record.model_dump_json())
+            for key, value in constraints(record, self.definition).items():
+                trial.set_constraint(key, value)
+            state, values = told(record, self.definition, self.records())
+            self._study.tell(record.number, values, state=state)
+        if self._records is not None:
+            self._records[record.number] = record
+
+
+def _as_optuna(settings: Mapping[str, Any], study: StudyDefinition) -> dict[str, Any]:
+    """Settings as the sampler stores them: list-valued choices by their place."""
+    stored = {}
+    for key, value in settings.items():
+        choice = study.space[key].choice
+        plain = choice is None or all(isinstance(option, str | int | float | bool) for option in choice)
+        stored[key] = value if plain else list(choice or ()).index(value)
+    return stored
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna warns of experimental parts at every call; what matters to a user we say ourselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,69 @@
+"""One trial as it travels to a worker: what to train, where to keep it, and what it must stay within."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from search.device import DeviceProfile
+from search.study import StudyDefinition
+from sekd.config import Frozen
+
+
+class Job(Frozen):
+    """Everything a worker needs, as JSON; workers never touch the study's storage."""
+
+    number: int
+    trial_id: str
+    params: dict[str, Any]
+    document: dict[str, Any]  # the distillation's configuration
+    folder: Path
+    shared: Shared
+    limits: dict[str, float]
+    metrics: tuple[str, ...]
+    quality: str
+
+
+class Shared(Frozen):
+    """What all jobs of a run have in common."""
+
+    device: DeviceProfile
+    latency_wanted: bool  # an objective or a limit needs it
+    pool: Path | None
+    valid: Path
+    teacher: Path | None
+    outputs: Path | None
+    hashes: dict[str, str | None]
+    cache: Path
+    measured: Path  # latencies by network, so that equal networks are measured once
+    lock: Path
+    unprocessed: Path  # scores of the noisy validation signals
+    teacher_quality: float | None
+    threads: int
+    torch_device: str
+    frames: int
+
+
+Job.model_rebuild()
+
+
+def metrics_of(study: StudyDefinition) -> tuple[str, ...]:
+    """The study's own metric and the three that every record carries."""
+    return tuple(dict.fromkeys([study.objectives.quality, "pesq_wb", "estoi", "si_sdr_db"]))
+
+
+def make_job(
+    study: StudyDefinition, number: int, trial_id: str, params: Mapping[str, Any], run: Path, shared: Shared
+) -> Job:
+    return Job(
+        number=number,
+        trial_id=trial_id,
+        params=dict(params),
+        document=study.document(params),
+        folder=run / "trials" / str(number),
+        shared=shared,
+        limits=study.budget.limits(),
+        metrics=metrics_of(study),
+        quality=study.objectives.quality,
+    )

@@ -1,0 +1,366 @@
+"""The driver of a search: asks for trials, has them run, and makes each result durable before the next."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from search.backends.base import Backend, Died, Done, Progress
+from search.device import DeviceProfile, load_device, require_measurable
+from search.record import LATENCIES, TrialRecord
+from search.selection import fits, nearest_misses
+from search.store import Store, open_storage
+from search.study import StudyDefinition, absolute_text, cache_folder, home, read_study
+from search.trial import Job, Shared, make_job, metrics_of
+from sekd.cache import write_json
+from sekd.config import parse
+from sekd.distillation import DistillConfig
+from sekd.errors import InputError
+from sekd.preparation import Prepared, prepare
+
+INFEASIBLE_IN_A_ROW = 200
+ASKS_PER_TRIAL = 20
+DUPLICATES_IN_A_ROW = 20
+RETRIES = 1  # of a trial whose process died
+
+Say = Callable[[str], None]
+
+
+class Interrupted(Exception):
+    """Ctrl-C: everything finished is on record."""
+
+
+class NothingFits(Exception):
+    """No student keeps to the budget; carries the ones that came nearest."""
+
+    def __init__(self, message: str, nearest: list[TrialRecord]) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+
+
+class Owed(NamedTuple):
+    """How many more trials this run will start, and why it ended if it ended early."""
+
+    started: int
+    asked: int
+    stopped_because: str | None
+
+
+class View:
+    """Somebody who watches a search; the commands print, tests collect."""
+
+    def say(self, line: str) -> None:
+        """An event worth a line."""
+
+    def trial_started(self, number: int, params: dict[str, Any]) -> None:
+        """A trial was given to a worker."""
+
+    def trial_moved(self, number: int, stage: str, share: float) -> None:
+        """A running trial told how far it is."""
+
+    def trial_ended(self, record: TrialRecord, done: int, wanted: int) -> None:
+        """A trial is on record."""
+
+
+def start_run(path: Path) -> tuple[StudyDefinition, Path]:
+    """The study at ``path`` and its run folder, made if it is new; a changed definition replaces the kept one.
+
+    Raises:
+        InputError: the definition cannot be used, or the folder cannot be written.
+    """
+    study = read_study(path)
+    folder = home() / "runs" / study.name
+    if path.resolve() == (folder / "definition.toml").resolve():
+        return study, folder
+    try:
+        (folder / "trials").mkdir(parents=True, exist_ok=True)
+        partial = folder / ".definition.partial"
+        partial.write_text(absolute_text(path), encoding="utf-8")
+        os.replace(partial, folder / "definition.toml")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write the run here: {error.strerror}") from error
+    return study, folder
+
+
+@contextmanager
+def driving(folder: Path) -> Iterator[None]:
+    """Keeps a second driver off the run folder.
+
+    Raises:
+        InputError: another one is at work; names its process and host.
+    """
+    path = folder / "driver.lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(f"{folder}: another driver is at work: {file.read().strip() or 'unknown'}") from None
+        file.truncate(0)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+        file.flush()
+        yield
+
+
+class Tuner:
+    """One study being driven in one run folder."""
+
+    def __init__(
+        self,
+        study: StudyDefinition,
+        folder: Path,
+        backend: Backend,
+        view: View,
+        *,
+        storage: str | None = None,
+        prepared: Prepared | None = None,
+        torch_device: str = "cpu",
+        force: bool = False,
+    ) -> None:
+        self.study, self.folder, self.backend, self.view = study, folder, backend, view
+        self.device = load_device(study.device)
+        check_device(study, self.device)
+        self.store = Store(study, open_storage(folder, storage))
+        data = parse(DistillConfig, study.document({}), study.name)
+        self.prepared = prepared or prepare(
+            data.data, data.teacher, seed=study.seed, cache=cache_folder(), say=view.say
+        )
+        hashes = {k: v for k, v in self.prepared.hashes.model_dump().items() if v is not None}
+        self.store.check_identity(study.identity(hashes))
+        self.baseline = _baseline(study, self.prepared, folder, view.say, force=force)
+        self.store.note("baseline", self.baseline["means"])
+        self._shared = self._what_jobs_share(torch_device)
+        self._running: dict[int, Job] = {}
+        self._deaths: dict[int, int] = {}
+
+    def _what_jobs_share(self, torch_device: str) -> Shared:
+        teacher = self.baseline["means"].get("teacher", {}).get(self.study.objectives.quality)
+        return Shared(
+            device=self.device,
+            latency_wanted=wants_latency(self.study),
+            pool=self.prepared.pool,
+            valid=self.prepared.valid,
+            teacher=self.prepared.teacher,
+            outputs=self.prepared.outputs,
+            hashes=self.prepared.hashes.model_dump(),
+            cache=cache_folder(),
+            measured=self.folder / "measured",
+            lock=cache_folder() / "locks" / "local",
+            unprocessed=self.folder / "unprocessed.json",
+            teacher_quality=teacher["mean"] if teacher else None,
+            threads=self.study.run.threads,
+            torch_device=torch_device,
+            frames=self.study.run.measure_frames,
+        )
+
+    def run(self, trials: int | None = None) -> None:
+        """Runs ``trials`` further trials, or what the definition still owes; interrupted ones come first.
+
+        Raises:
+            Interrupted: after Ctrl-C; NothingFits: the search ended without one student within the budget.
+        """
+        interrupted = self.store.running()
+        counted = sum(counts(record) for record in self.store.records())
+        wanted = (counted + trials) if trials is not None else max(self.study.trials - len(interrupted), counted)
+        ended: str | None = None
+        try:
+            for number in interrupted:
+                self._make_room(wanted + len(interrupted))
+                self._start(number, self.store.settings(number))
+            while ended is None and self._may_start(wanted):
+                ended = self._next()
+                self._make_room(wanted)
+            while self._running:
+                self._collect(wanted)
+        except KeyboardInterrupt:
+            self.view.say("stopping: running trials save a checkpoint first; Ctrl-C again to stop at once")
+            try:
+                self.backend.stop()
+            except KeyboardInterrupt:
+                self.backend.stop(now=True)
+            raise Interrupted from None
+        finally:
+            self.backend.stop(now=True)
+        self._closing_words(ended)
+
+    def _may_start(self, wanted: int) -> bool:
+        counted = sum(counts(record) for record in self.store.records())
+        # A running trial counts as one until it turns out infeasible.
+        while counted + len(self._running) >= wanted and self._running:
+            self._collect(wanted)
+            counted = sum(counts(record) for record in self.store.records())
+        return counted < wanted
+
+    def _next(self) -> str | None:
+        """Asks for one trial and starts it; the reason to end the search, if there is one."""
+        records = self.store.records()
+        reason = exhausted(records, self.study.trials)
+        if reason is not None:
+            return reason
+        number, params = self.store.ask()
+        self._start(number, params)
+        return None
+
+    def _start(self, number: int, params: dict[str, Any]) -> None:
+        config = parse(DistillConfig, self.study.document(params), f"trial {number}")
+        trial_id = config.identity(self.prepared.hashes)
+        earlier = self._earlier(trial_id, number)
+        if earlier is not None:
+            self._record(
+                earlier.model_copy(update={"number": number, "params": params, "duplicate_of": earlier.number})
+            )
+            return
+        job = make_job(self.study, number, trial_id, params, self.folder, self._shared)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_json(job.folder / "config.json", job.document)
+        self._running[number] = job
+        self.view.trial_started(number, params)
+        self.backend.submit(job)
+
+    def _earlier(self, trial_id: str, number: int) -> TrialRecord | None:
+        """A finished trial of the same identity; one that was infeasible counts only while it still is."""
+        for record in self.store.records():
+            same = record.trial_id == trial_id and record.duplicate_of is None and record.number != number
+            if same and record.status == "COMPLETE":
+                return record
+            if same and record.status == "INFEASIBLE":
+                known = [v for v in fits(record, self.study.budget.limits(), self.device.name) if v.value is not None]
+                if known or not record.violations:
+                    return record
+        return None
+
+    def _make_room(self, wanted: int) -> None:
+        while len(self._running) >= self.backend.slots:
+            self._collect(wanted)
+
+    def _collect(self, wanted: int) -> None:
+        for event in self.backend.collect(timeout_s=1.0):
+            if isinstance(event, Progress):
+                self.view.trial_moved(event.number, event.stage, event.share)
+            elif isinstance(event, Done):
+                self._running.pop(event.number, None)
+                self._record(event.record, wanted)
+            else:
+                self._died(event, wanted)
+
+    def _died(self, event: Died, wanted: int) -> None:
+        job = self._running.pop(event.number)
+        deaths = self._deaths[event.number] = self._deaths.get(event.number, 0) + 1
+        if deaths <= RETRIES:
+            self.view.say(f"trial {event.number}: {event.reason}; it continues from its checkpoint")
+            self._running[event.number] = job
+            self.backend.submit(job)
+            return
+        self._record(
+            TrialRecord(
+                trial_id=job.trial_id,
+                variant_id=job.trial_id,
+                number=job.number,
+                status="FAILED",
+                params=job.params,
+                reason=event.reason,
+            ),
+            wanted,
+        )
+
+    def _record(self, record: TrialRecord, wanted: int = 0) -> None:
+        self.store.tell(record)
+        done = sum(counts(known) for known in self.store.records())
+        self.view.trial_ended(record, done, max(wanted, done))
+
+    def _closing_words(self, ended: str | None) -> None:
+        records = self.store.records()
+        fitting = [r for r in records if r.status == "COMPLETE"]
+        if ended is not None:
+            self.view.say(ended)
+        if not fitting and any(record.status == "INFEASIBLE" for record in records):
+            limits = self.study.budget.limits()
+            raise NothingFits(
+                f"no student of '{self.study.name}' fits its budget on {self.device.name}",
+                nearest_misses(records, limits, self.device.name),
+            )
+
+
+def counts(record: TrialRecord) -> bool:
+    """Whether a trial counts against ``trials``: infeasible ones and duplicates are free."""
+    return record.status in ("COMPLETE", "STOPPED", "FAILED") and record.duplicate_of is None
+
+
+def exhausted(records: list[TrialRecord], trials: int) -> str | None:
+    """Why asking further is pointless, if it is."""
+    if len(records) >= ASKS_PER_TRIAL * trials:
+        return f"{len(records)} proposals for {trials} trials: the search ends here"
+    tail = [record.status == "INFEASIBLE" for record in records[-INFEASIBLE_IN_A_ROW:]]
+    if len(tail) == INFEASIBLE_IN_A_ROW and all(tail):
+        return f"{INFEASIBLE_IN_A_ROW} proposals in a row were over budget: the search ends here"
+    tail = [record.duplicate_of is not None for record in records[-DUPLICATES_IN_A_ROW:]]
+    if len(tail) == DUPLICATES_IN_A_ROW and all(tail):
+        return f"{DUPLICATES_IN_A_ROW} proposals in a row were known already: the space is exhausted"
+    return None
+
+
+def wants_latency(study: StudyDefinition) -> bool:
+    """Whether an objective or a limit is a latency."""
+    return any(name in LATENCIES for name in (*study.objectives.cost, *study.budget.limits()))
+
+
+def check_device(study: StudyDefinition, device: DeviceProfile) -> None:
+    """Refuses a latency on a device that cannot be measured: a local number would pass for it.
+
+    Raises:
+        InputError: names the objective or the limit.
+    """
+    if wants_latency(study):
+        require_measurable(device)
+        if device.latency != "local":
+            raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not built yet")
+
+
+def _baseline(
+    study: StudyDefinition, prepared: Prepared, folder: Path, say: Say, *, force: bool
+) -> dict[str, Any]:
+    """Scores of unprocessed audio and of the teacher on the validation pairs, made once a study.
+
+    Raises:
+        InputError: the teacher does not beat unprocessed audio, and ``force`` is not set.
+    """
+    kept = folder / "baseline.json"
+    key = [prepared.hashes.valid, prepared.hashes.teacher, *metrics_of(study)]
+    known = json.loads(kept.read_text()) if kept.exists() else None
+    if known is None or known["of"] != key:
+        known = {"of": key, "means": _score_baseline(study, prepared, folder, say)}
+        write_json(kept, known)
+    quality = study.objectives.quality
+    before, teacher = (known["means"].get(name, {}).get(quality) for name in ("unprocessed", "teacher"))
+    if teacher is not None:
+        say(f"{quality}: unprocessed {_mean(before)}, teacher {_mean(teacher)} on {teacher['n']} validation pairs")
+        poor = teacher["mean"] is None or (before["mean"] is not None and teacher["mean"] <= before["mean"])
+        if poor and not force:
+            raise InputError(
+                f"the teacher's {quality} {_mean(teacher)} does not beat unprocessed {_mean(before)}: "
+                "train it longer (teacher.train.steps), or use --force"
+            )
+    return known
+
+
+def _mean(score: dict[str, Any]) -> str:
+    return "-" if score["mean"] is None else f"{score['mean']:.3f}"
+
+
+def _score_baseline(study: StudyDefinition, prepared: Prepared, folder: Path, say: Say) -> dict[str, Any]:
+    from search.baseline import score_baseline
+
+    started = time.monotonic()
+    means, unprocessed = score_baseline(prepared, metrics_of(study))
+    write_json(folder / "unprocessed.json", unprocessed)
+    say(f"scoring unprocessed audio and the teacher: done in {time.monotonic() - started:.0f} s")
+    return means
