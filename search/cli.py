@@ -1,5 +1,173 @@
-"""The `sekd` command."""
+"""The `sekd` command: what each subcommand takes, and how its errors are told. Start reading here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from sekd.errors import InputError, nearest
+
+STUDY, CORE = "search.study_commands", "search.core_commands"
+METRIC_LIMITS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
 
 
-def main() -> int:
-    raise SystemExit("not built yet")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 done, 1 failed, 2 wrong usage or input, 3 nothing fits, 130 after Ctrl-C."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    try:
+        # Late: help must not wait for torch, optuna and onnxruntime.
+        module = importlib.import_module(options.module)
+        return getattr(module, options.function)(options)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except OSError as error:
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"sekd: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong word, with the nearest right one."""
+
+    def error(self, message: str) -> NoReturn:
+        if "invalid choice" in message and "argument command" in message:
+            word = message.split("'")[1]
+            message = f"unknown command '{word}'{nearest(word, COMMANDS)}"
+        elif message.startswith("unrecognized arguments"):
+            word = message.split(": ", 1)[1].split()[0]
+            options = [text for action in self._actions for text in action.option_strings]
+            message = f"unknown option or argument '{word}'{nearest(word, options)}"
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # The subcommand's own parser knows which option was meant.
+            COMMAND_PARSERS.get(known.command, self).error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known
+
+
+COMMANDS: dict[str, str] = {}
+COMMAND_PARSERS: dict[str, _Parser] = {}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="sekd", description="Find and distil the student that sounds best on your device.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, module: str, about: str) -> _Parser:
+        made = commands.add_parser(name, help=about, description=about)
+        made.set_defaults(module=module, function=name.replace("-", "_"))
+        COMMANDS[name], COMMAND_PARSERS[name] = about, made
+        return made
+
+    _searching(command)
+    _reading(command)
+    _core(command)
+    return parser
+
+
+def _searching(command: Any) -> None:
+    launch = command("launch", STUDY, "run a Pareto search (continues one with the same definition)")
+    launch.add_argument("study", metavar="STUDY", help="a TOML file, or the name of a study")
+    launch.add_argument("--select", action="store_true", help="then select the best student and write the report")
+    resume = command("resume", STUDY, "continue a study: N more trials, or what its definition still owes")
+    resume.add_argument("study", metavar="NAME")
+    for made in (launch, resume):
+        made.add_argument("--trials", type=_positive, metavar="N")
+        made.add_argument("--workers", type=_positive, metavar="N")
+        made.add_argument("--backend", choices=["local"], default="local")
+        made.add_argument("--torch-device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1 ...")
+        made.add_argument("--force", action="store_true", help="run even if the teacher does not beat unprocessed")
+        _common(made)
+    check = command("check", STUDY, "cost and measure a sample of a study's space; trains nothing")
+    check.add_argument("study", metavar="STUDY")
+    check.add_argument("--samples", type=_positive, default=24, metavar="N")
+    check.add_argument("--json", action="store_true")
+    init = command("init", STUDY, "write a commented study for your own recordings")
+    init.add_argument("folder", metavar="DIR", help="holds clean/ and noise/, or noisy/ and clean/, or MANIFEST.csv")
+    init.add_argument("--name", help="of the study; the folder's name unless given")
+
+
+def _reading(command: Any) -> None:
+    about = {
+        "status": "trials by status, best so far, hypervolume, time spent and saved",
+        "front": "the Pareto front",
+        "select": "the best student within a budget, as a package",
+        "reprofile": "measure every trained student on a device; trains nothing",
+        "report": "one HTML page: front, students, audio",
+        "clean": "remove what a finished study no longer needs",
+    }
+    made = {name: command(name, STUDY, text) for name, text in about.items()}
+    for name, parser in made.items():
+        parser.add_argument("study", metavar="NAME")
+        _common(parser)
+        if name in ("front", "select", "reprofile", "report"):
+            parser.add_argument("--device", required=name == "reprofile", metavar="D")
+    made["front"].add_argument("--all", action="store_true", help="with --json: every trial too")
+    made["report"].add_argument("--out", metavar="FILE.html")
+    made["clean"].add_argument("--everything", action="store_true", help="the whole run, records and packages too")
+    select = made["select"]
+    for key in ("latency-ms", "paced-p95-ms", "total-latency-ms", "rtf", "macs-per-s", "weight-kib", "state-kib"):
+        select.add_argument(f"--max-{key}", type=float, metavar="X")
+    for metric in METRIC_LIMITS:
+        select.add_argument(f"--min-{metric.replace('_', '-')}", type=float, metavar="X")
+    select.add_argument("--maximize", metavar="METRIC", help="the study's own quality unless given")
+    select.add_argument("--train-steps", type=_positive, metavar="N", help="train the choice anew for N steps")
+    select.add_argument("--out", metavar="DIR", help="the package; under the run's packages/ unless given")
+    select.add_argument("--force", action="store_true", help="replace what is in --out")
+    listing = command("list", STUDY, "studies and runs")
+    listing.add_argument("--json", action="store_true")
+
+
+def _core(command: Any) -> None:
+    devices = command("devices", CORE, "the device profiles")
+    devices.add_argument("name", nargs="?", metavar="NAME")
+    measure = command("measure", CORE, "latency of any streaming ONNX on a device")
+    measure.add_argument("model", metavar="MODEL.onnx")
+    measure.add_argument("--device", required=True, metavar="D")
+    measure.add_argument("--hop-ms", type=float, metavar="X", help="where the file's metadata do not say")
+    train = command("train", CORE, "one distillation")
+    train.add_argument("config", metavar="CONFIG.toml")
+    train.add_argument("--out", metavar="DIR", help="the folder of the configuration unless given")
+    train.add_argument("--torch-device", default="cpu", metavar="DEVICE")
+    evaluate = command("evaluate", CORE, "score a model on a folder with noisy/ and clean/")
+    evaluate.add_argument("model", metavar="MODEL", help="a package, an .onnx or a .safetensors")
+    evaluate.add_argument("pairs", metavar="PAIRS_DIR")
+    enhance = command("enhance", CORE, "enhance a file or a folder")
+    enhance.add_argument("model", metavar="MODEL", help="a package, an .onnx or a .safetensors")
+    enhance.add_argument("source", metavar="IN")
+    enhance.add_argument("target", metavar="OUT")
+    corpus = command("demo-corpus", CORE, "make the embedded corpus")
+    corpus.add_argument("folder", metavar="DIR")
+    corpus.add_argument("--minutes", type=float, default=10.0, metavar="X")
+    corpus.add_argument("--seed", type=int, default=0, metavar="N")
+    for made in (devices, measure, evaluate, enhance, train):
+        made.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--storage", metavar="URL", help="of the study, instead of SQLite in the run folder")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

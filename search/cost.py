@@ -132,9 +132,7 @@ def _undisturbed(module: nn.Module) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _flat_call(
-    module: nn.Module, inputs: tuple[Any, ...], method: str
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def _flat_call(module: nn.Module, inputs: tuple[Any, ...], method: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A module from tensors to tensors, which is all that tracing takes, around a copy of ``module``."""
     import torch
     from torch.utils import _pytree as tree

@@ -68,9 +68,7 @@ def front_facts(
     kind = kind_of(records, device)
     place = _Placement(x_name, y_name, device, kind, _hovers(records, device, kind))
     stairs = front_of(records, [y_name, x_name], limits, device, kind=kind)
-    elsewhere = [
-        record for record in front_of(records, objectives, limits, device, kind=kind) if record not in stairs
-    ]
+    elsewhere = [record for record in front_of(records, objectives, limits, device, kind=kind) if record not in stairs]
     over = [record for record in records if fits(record, limits, device, kind=kind)]
     apart = {id(record) for record in [*stairs, *elsewhere, *over]}
     gated = [record for record in records if record.status == "INFEASIBLE" and record.score(y_name) is None]

@@ -134,8 +134,7 @@ def _relative_spread(samples: Sequence[float]) -> float:
 def _environment(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first process's, with what is told apart by process as the median over them."""
     over_processes = {
-        key: statistics.median_high([reply[key] for reply in replies])
-        for key in ("session_ms", "first_call_ms")
+        key: statistics.median_high([reply[key] for reply in replies]) for key in ("session_ms", "first_call_ms")
     }
     notice = {"paced_reason": replies[0]["paced_reason"]} if replies[0]["paced_reason"] else {}
     return {**replies[0]["environment"], **over_processes, "processes": len(replies), **notice}

@@ -206,10 +206,7 @@ COUNTED: dict[str, Rule] = {
     **{f"aten::conv_transpose{n}": _TRANSPOSED for n in ("1d", "2d", "3d")},
     **{f"aten::{name}": _recurrent(name, 2) for name in ("rnn_tanh", "rnn_relu", "gru", "lstm")},
     # Traced cells may be single operators or, in newer versions, two aten::linear: the count is the same.
-    **{
-        f"aten::{name}": _recurrent(name, None)
-        for name in ("rnn_tanh_cell", "rnn_relu_cell", "gru_cell", "lstm_cell")
-    },
+    **{f"aten::{name}": _recurrent(name, None) for name in ("rnn_tanh_cell", "rnn_relu_cell", "gru_cell", "lstm_cell")},
     "aten::scaled_dot_product_attention": _attention,
     "aten::_native_multi_head_attention": _fused_attention,
     "aten::_transformer_encoder_layer_fwd": _fused_encoder_layer,

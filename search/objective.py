@@ -98,6 +98,7 @@ def _live(job: Job, lock: DeviceLock, tell: Tell) -> TrialRecord:
 
     run = Run(torch_device=shared.torch_device, on_progress=progress, step_guard=lock.step)
     student = distill(config, prepared=prepared, cache=shared.cache, folder=job.folder, run=run)
+    write_json(job.folder / "environment.json", {"hashes": shared.hashes, "environment": student.environment})
     tell("evaluate", 0.0)
     started = time.monotonic()
     scores = evaluate_student(student.model, job, lock, tell)
@@ -113,9 +114,7 @@ def _live(job: Job, lock: DeviceLock, tell: Tell) -> TrialRecord:
             "cost": facts.cost,
             "latency": {shared.device.name: latency},
             "scores": scores,
-            "seconds": Seconds(
-                train=student.train_seconds, evaluate=evaluated, measure=facts.seconds + measuring
-            ),
+            "seconds": Seconds(train=student.train_seconds, evaluate=evaluated, measure=facts.seconds + measuring),
             "teacher_beaten": beaten,
             "flags": list(latency.get("flags", ())),
         }
@@ -158,9 +157,7 @@ def _reject(violations: list[Violation], what: str, cost: Cost, latency: dict[st
         raise Rejected(f"{what}: {told}", violations, cost, latency)
 
 
-def _latency_of(
-    job: Job, config: DistillConfig, export: Export, cost: Cost, lock: DeviceLock
-) -> dict[str, Any]:
+def _latency_of(job: Job, config: DistillConfig, export: Export, cost: Cost, lock: DeviceLock) -> dict[str, Any]:
     """The network's latency, measured once in a study however many trials share the network."""
     network = content_hash([config.student.model_dump(mode="json"), job.shared.frames])
     known = job.shared.measured / f"{job.shared.device.name}-{network}.json"

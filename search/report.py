@@ -88,15 +88,9 @@ def _glance(
     tiles = [(str(len(records)), f"students: {counts}"), (str(len(front)), "on the front")]
     if selected is not None:
         tiles.append((f"#{selected.number}", "selected"))
-        tiles += [
-            (shown(name, selected.value(name, device, kind=kind)), heading(name, kind)) for name in objectives
-        ]
-    body = "".join(
-        f'<div class="tile"><b>{html.escape(a)}</b><span>{html.escape(b)}</span></div>' for a, b in tiles
-    )
-    note = (
-        "" if kind == "measured" else f'<p class="note">Latency on this device is {kind}, not measured.</p>'
-    )
+        tiles += [(shown(name, selected.value(name, device, kind=kind)), heading(name, kind)) for name in objectives]
+    body = "".join(f'<div class="tile"><b>{html.escape(a)}</b><span>{html.escape(b)}</span></div>' for a, b in tiles)
+    note = "" if kind == "measured" else f'<p class="note">Latency on this device is {kind}, not measured.</p>'
     return f'<div class="tiles">{body}</div>{note}'
 
 

@@ -56,9 +56,7 @@ def student_table(
     return f'<p class="note">{note}</p>' + table(heads, rows, kind="sortable")
 
 
-def _student(
-    record: TrialRecord, values: Mapping[str, object], names: Sequence[str], device: str, kind: Kind
-) -> str:
+def _student(record: TrialRecord, values: Mapping[str, object], names: Sequence[str], device: str, kind: Kind) -> str:
     status = f'<td class="text status {record.status.lower()}" title="{html.escape(record.reason or "")}">'
     seconds = record.seconds.train
     cells = [

@@ -83,9 +83,7 @@ def told(record: TrialRecord, study: StudyDefinition, known: Sequence[TrialRecor
     if kind_of(study) != "gp":
         return Told(state.PRUNED, None)
     worst = [_worst(name, study, known) for name in study.objectives.names]
-    return Told(
-        state.COMPLETE, [w if value is None else float(value) for value, w in zip(figures, worst, strict=True)]
-    )
+    return Told(state.COMPLETE, [w if value is None else float(value) for value, w in zip(figures, worst, strict=True)])
 
 
 def _worst(name: str, study: StudyDefinition, known: Sequence[TrialRecord]) -> float:

@@ -10,14 +10,10 @@ from search.record import DIRECTIONS, Kind, TrialRecord, Violation
 from sekd.errors import InputError, nearest
 
 # A limit bounds a cost from above by its own name, a metric from below as min_<metric>.
-LIMITS = {
-    (name if direction == "minimize" else f"min_{name}"): name for name, direction in DIRECTIONS.items()
-}
+LIMITS = {(name if direction == "minimize" else f"min_{name}"): name for name, direction in DIRECTIONS.items()}
 
 
-def fits(
-    record: TrialRecord, limits: Mapping[str, float], device: str, *, kind: Kind = "measured"
-) -> list[Violation]:
+def fits(record: TrialRecord, limits: Mapping[str, float], device: str, *, kind: Kind = "measured") -> list[Violation]:
     """The limits that ``record`` does not keep, none when it fits; what is not known never fits."""
     violations = []
     for key, limit in limits.items():

@@ -139,6 +139,8 @@ class Tuner:
         self.baseline = _baseline(study, self.prepared, folder, view.say, force=force)
         self.store.note("baseline", self.baseline["means"])
         self._shared = self._what_jobs_share(torch_device)
+        write_json(folder / "shared.json", self._shared.model_dump(mode="json"))
+
         self._running: dict[int, Job] = {}
         self._deaths: dict[int, int] = {}
 
@@ -325,9 +327,7 @@ def check_device(study: StudyDefinition, device: DeviceProfile) -> None:
             raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not built yet")
 
 
-def _baseline(
-    study: StudyDefinition, prepared: Prepared, folder: Path, say: Say, *, force: bool
-) -> dict[str, Any]:
+def _baseline(study: StudyDefinition, prepared: Prepared, folder: Path, say: Say, *, force: bool) -> dict[str, Any]:
     """Scores of unprocessed audio and of the teacher on the validation pairs, made once a study.
 
     Raises:

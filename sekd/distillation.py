@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sekd.checkpoint import load_model, save_model
 from sekd.config import Frozen, content_hash, parse, read_toml
@@ -18,6 +18,7 @@ from sekd.errors import InputError, nearest
 from sekd.losses import TERMS, DispatchConfig
 from sekd.losses.signals import Level
 from sekd.models import Enhancer, StudentConfig, build
+from sekd.pool import LiveBatches, PoolBatches
 from sekd.preparation import (
     CORE_VERSION,
     Hashes,
@@ -29,7 +30,6 @@ from sekd.preparation import (
     resolve,
     with_corpus,
 )
-from sekd.pool import LiveBatches, PoolBatches
 from sekd.train import Batch, LossConfig, Phase, Run, TrainConfig, Trainer
 
 ScheduleKind = Literal["supervised", "one_step", "two_step", "two_step_kept"]
@@ -59,7 +59,7 @@ class DistillSection(Frozen):
 
     supervised: dict[str, float] = {"compressed": 1.0}
     term: str = "dispatch_l2"  # the term that follows the teacher
-    kd_scale: float = 1.0  # brings the teacher's term to the size of the supervised ones before kd_weight
+    kd_scale: float = Field(1.0, gt=0, allow_inf_nan=False)  # brings the teacher's term to the size of the supervised ones before kd_weight
     dispatch: DispatchConfig = DispatchConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     loss_level: Level = "mixture"

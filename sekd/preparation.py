@@ -119,7 +119,8 @@ def prepare(
             write_pool(folder, train, mixer(), tell)
 
     if teacher is None:
-        return Prepared(None, valid_folder, None, None, Hashes(pool=pool_hash, valid=valid_hash))
+        live_hash = content_hash(["live", recipe_hash(train, seed), CORE_VERSION])
+        return Prepared(None, valid_folder, None, None, Hashes(pool=live_hash, valid=valid_hash))
     pool_folder = build_once(cache / f"pool-{pool_hash}", pool)
     weights, teacher_hash = _teacher(teacher, cache, train, seed, mixer, report)
 
@@ -173,11 +174,10 @@ def _teacher(
 
     def train(folder: Path) -> None:
         torch.manual_seed(seed)
-        torch.set_num_threads(os.cpu_count() or 1)
         model = build(config.network)
         loss = LossConfig(DispatchConfig(), "mixture")
         trainer = Trainer(model, [Phase(config.train.steps, config.supervised)], config.train, loss)
-        with report.task(f"training the teacher ({config.train.steps} steps)") as tell:
+        with report.task(f"training the teacher ({config.train.steps} steps)") as tell, all_cores():
 
             def told(progress: Progress) -> None:
                 tell(progress.step / progress.steps)
@@ -190,6 +190,17 @@ def _teacher(
     folder = build_once(cache / f"teacher-{content_hash(made_of)}", train)
     weights = folder / "model.safetensors"
     return weights, file_hash(weights)
+
+
+@contextmanager
+def all_cores():
+    """Every core for torch inside; afterwards as many as before, on which the bits of a student depend."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def resolve(data: DataConfig, teacher: TeacherConfig | None, base: Path) -> tuple[DataConfig, TeacherConfig | None]:

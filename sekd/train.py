@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sekd.config import Frozen
@@ -23,14 +24,14 @@ from sekd.models import Enhancer
 class TrainConfig(Frozen):
     """How one network is trained; one step is one batch."""
 
-    steps: int = 2000
-    batch: int = 8
-    lr: float = 1e-3
+    steps: int = Field(2000, ge=1)
+    batch: int = Field(8, ge=1)
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
     optimizer: Literal["adamw", "adam"] = "adamw"
-    weight_decay: float = 1e-4
-    clip_norm: float = 5.0
-    warmup: float = 0.05  # share of the steps
-    ema: float | None = None  # decay of a running mean of the weights, which is then what is kept
+    weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False)
+    clip_norm: float = Field(5.0, gt=0)
+    warmup: float = Field(0.05, ge=0, le=1)  # share of the steps
+    ema: float | None = Field(None, ge=0, lt=1)  # decay of a running mean of the weights, which is then what is kept
 
 
 class Phase(NamedTuple):
@@ -117,14 +118,16 @@ class Trainer:
         terms = {
             name: TERMS[name].compute(signals, self.loss.dispatch) for name in self.weights_at(self.step)
         }
-        total = sum((self.weights_at(self.step)[name] * value for name, value in terms.items()), torch.zeros(()))
+        total = torch.stack([self.weights_at(self.step)[name] * value for name, value in terms.items()]).sum()
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not math.isfinite(sum(values.values())):
             shown = ", ".join(f"{name} = {value:g}" for name, value in values.items())
             raise NotFinite(f"loss is not finite at step {self.step}: {shown}")
         self.optimizer.zero_grad()
         total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if not torch.isfinite(norm):
+            raise NotFinite(f"gradient is not finite at step {self.step}, where the loss is {float(total.detach()):g}")
         self.optimizer.step()
         self._average()
         self.step += 1
@@ -177,6 +180,9 @@ class Trainer:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.step, self.averaged = content["step"], content["averaged"]
+            if self.averaged is not None:
+                here = self.model.state_dict()
+                self.averaged = {name: value.to(here[name].device) for name, value in self.averaged.items()}
             torch.set_rng_state(content["torch_rng"])
         except Exception as error:  # torch raises half a dozen types for a broken file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -210,9 +210,7 @@ def check_contract(inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs: states must pair in order")
     for before, after in zip(inputs[1:], outputs[1:], strict=True):
         if before.shape != after.shape or before.type != after.type:
-            raise ValueError(
-                f"state '{before.name}' {before.shape} comes back as '{after.name}' {after.shape}"
-            )
+            raise ValueError(f"state '{before.name}' {before.shape} comes back as '{after.name}' {after.shape}")
 
 
 def hop_of(request: dict[str, Any], metadata: dict[str, str]) -> float | None:
@@ -240,9 +238,7 @@ def open_session(model: str, threads: int) -> Any:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def answer(
-    request: dict[str, Any], clock: Clock = time.perf_counter, sleep: Sleep = time.sleep
-) -> dict[str, Any]:
+def answer(request: dict[str, Any], clock: Clock = time.perf_counter, sleep: Sleep = time.sleep) -> dict[str, Any]:
     """The reply to ``request``, within its ``limit_s``.
 
     Raises:
@@ -358,9 +354,7 @@ def cpu_model() -> str | None:
     except OSError:
         lines = []
     names = {key.strip().lower(): value.strip() for key, value in lines}
-    return (
-        names.get("model name") or names.get("model") or names.get("hardware") or platform.processor() or None
-    )
+    return names.get("model name") or names.get("model") or names.get("hardware") or platform.processor() or None
 
 
 def checked(request: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from pydantic import Field
 from torch import Tensor
 
 from sekd.config import Frozen
@@ -17,8 +18,8 @@ from sekd.losses.supervised import FRONT_END, compressed_spectral, negative_si_s
 class DispatchConfig(Frozen):
     """Patch size in bins of 31.25 Hz and share of patches kept."""
 
-    patch: int = 20
-    keep: float = 0.8
+    patch: int = Field(20, ge=1, le=257)
+    keep: float = Field(0.8, gt=0, le=1)
 
 
 class Term(NamedTuple):

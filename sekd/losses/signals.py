@@ -37,6 +37,7 @@ class Signals:
         *,
         level: Level = "mixture",
     ) -> None:
+        noisy = noisy.detach()
         scale = torch.ones_like(noisy[:, :1])
         if level == "mixture":
             rms = noisy.square().mean(-1, keepdim=True).sqrt()
@@ -44,7 +45,7 @@ class Signals:
         self._waves: dict[str, Tensor] = {
             "estimate": estimate * scale,
             "target": target.detach() * scale,
-            "noisy": noisy.detach() * scale,
+            "noisy": noisy * scale,
         }
         if teacher is not None:
             self._waves["teacher"] = teacher.detach() * scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from sekd.config import Frozen
 from sekd.models.base import SAMPLE_RATE, Enhancer, State
 from sekd.models.mel import band_gains, mel_matrix
-from sekd.models.norm import CumulativeNorm, Stats, advance
+from sekd.models.norm import MIN_HORIZON, CumulativeNorm, Stats, advance
 
 MULTIPLIERS = (1, 2, 4, 4)
 DENSE_WIDTH = 512  # GRU widths up to here train faster as one matrix
@@ -41,22 +42,27 @@ class CruseConfig(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> CruseConfig:
-        channels, freqs = self.bottleneck
-        if min(self.widths, default=0) < 1 or not 1 <= self.depth <= len(MULTIPLIERS):
+        if not 1 <= self.depth <= len(MULTIPLIERS) or min(self.widths) < 1:
             raise ValueError(f"needs widths of at least 1 and a depth of 1 to {len(MULTIPLIERS)}")
+        if self.hop < 1 or self.n_fft < 1 or self.n_fft % (2 * self.hop):
+            raise ValueError(f"n_fft = {self.n_fft} must be an even multiple of hop = {self.hop}")
+        if not 1 <= self.bands <= self.n_fft // 2:
+            raise ValueError(f"bands = {self.bands} must be 1 to half of n_fft = {self.n_fft}")
         if self.bands % 2 ** len(self.widths):
             raise ValueError(f"bands = {self.bands} does not halve {len(self.widths)} times")
+        channels, freqs = self.bottleneck
         if self.gru_groups < 1 or (channels * freqs) % self.gru_groups:
             raise ValueError(f"gru_groups = {self.gru_groups} does not divide the GRU width {channels * freqs}")
-        if self.hop < 1 or self.n_fft % (2 * self.hop):
-            raise ValueError(f"n_fft = {self.n_fft} must be an even multiple of hop = {self.hop}")
+        shortest_s = MIN_HORIZON * self.hop / SAMPLE_RATE
+        if self.norm_horizon_s is not None and not shortest_s <= self.norm_horizon_s < math.inf:
+            raise ValueError(f"norm_horizon_s = {self.norm_horizon_s} must be at least {shortest_s:g} s")
         return self
 
     @property
     def horizon_frames(self) -> int | None:
         if self.norm_horizon_s is None:
             return None
-        return max(2, round(self.norm_horizon_s * SAMPLE_RATE / self.hop))
+        return round(self.norm_horizon_s * SAMPLE_RATE / self.hop)
 
 
 class Cruse(Enhancer):

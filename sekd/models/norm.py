@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 EPSILON = 1e-5
+MIN_HORIZON = 32  # frames; the weights of a long signal grow as (h / (h - 1)) ** frames and must stay float32
 
 
 class Stats(NamedTuple):

@@ -1,0 +1,103 @@
+"""From a front to one student in the hand: chosen, trained on if wished, packaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from search.objective import run_trial
+from search.package import examples, write_package
+from search.record import TrialRecord
+from search.report import AudioExample
+from search.results import Results
+from search.selection import best, fits
+from search.trial import Job, Shared
+from sekd.cache import write_json
+from sekd.config import content_hash
+from sekd.errors import InputError
+
+
+def choose(
+    results: Results,
+    over: Mapping[str, float],
+    metric: str,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    train_steps: int | None = None,
+) -> tuple[Path, TrialRecord]:
+    """The package of the best student within the study's budget and ``over``, and its record.
+
+    Raises:
+        InputError: nothing fits, the trial's files are gone, or ``out`` cannot be written.
+    """
+    limits = results.limits | dict(over)
+    record = best(results.records, limits, metric, results.device, kind=results.kind)
+    if record is None:
+        raise InputError(f"no trained student of '{results.study.name}' fits")
+    source = results.folder / "trials" / str(record.number)
+    if not (source / "model.onnx").exists():
+        raise InputError(f"{source}: the trained student's files are gone")
+    name = f"{record.number}-{results.device}"
+    if train_steps is not None:
+        source, record = train_on(results, record, source, train_steps)
+        name += f"-{train_steps}-steps"
+        broken = fits(record, limits, results.device, kind=results.kind)
+        if broken:
+            raise InputError(f"trained for {train_steps} steps it no longer fits: {broken[0].key}")
+    if out is None:
+        # Our own folder of our own making: selecting again replaces it.
+        out, force = results.folder / "packages" / name, True
+    return write_package(results, record, source, out, limits=limits, force=force), record
+
+
+def train_on(results: Results, record: TrialRecord, source: Path, steps: int) -> tuple[Path, TrialRecord]:
+    """The same student trained for ``steps`` steps, scored, verified and measured like any trial."""
+    document = json.loads((source / "config.json").read_text())
+    document["train"] = {**document.get("train", {}), "steps": steps}
+    shared = Shared.model_validate_json((results.folder / "shared.json").read_text())
+    trial_id = content_hash([record.trial_id, steps], 16)
+    folder = results.folder / "retrained" / trial_id
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", document)
+    job = Job(
+        number=record.number,
+        trial_id=trial_id,
+        params={**record.params, "train.steps": steps},
+        document=document,
+        folder=folder,
+        shared=shared,
+        limits=results.limits,
+        metrics=tuple(record.scores),
+        quality=results.study.objectives.quality,
+    )
+    trained = run_trial(job, lambda stage, share: None)
+    if trained.status != "COMPLETE":
+        raise InputError(f"training for {steps} steps: {trained.status.lower()}: {trained.reason}")
+    return folder, trained
+
+
+def audio_examples(results: Results, record: TrialRecord) -> list[AudioExample]:
+    """Before and after through the student's own ONNX file."""
+    import io
+
+    import soundfile
+
+    from sekd.audio import SAMPLE_RATE, read_audio
+    from sekd.streaming import OnnxEnhancer
+
+    model = results.folder / "trials" / str(record.number) / "model.onnx"
+    if not model.exists():
+        return []
+    enhancer = OnnxEnhancer(model)
+
+    def flac(samples: object) -> bytes:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC")
+        return buffer.getvalue()
+
+    return [
+        AudioExample(name, flac(read_audio(noisy)), flac(enhancer.enhance(read_audio(noisy))), flac(read_audio(clean)))
+        for name, noisy, clean in examples(results)
+    ]

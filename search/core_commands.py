@@ -1,0 +1,181 @@
+"""The commands about one model: train, evaluate, enhance, measure, and what they need."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sekd.errors import InputError
+
+
+def devices(options: Namespace) -> int:
+    from search.device import list_devices, load_device
+    from search.tables import devices_table
+
+    names = [options.name] if options.name else list_devices()
+    profiles = [load_device(name) for name in names]
+    if options.json:
+        print(json.dumps([profile.model_dump(mode="json") for profile in profiles]))
+        return 0
+    if options.name:
+        for key, value in profiles[0].model_dump(mode="json").items():
+            if key != "sources" and value not in (None, [], ()):
+                source = profiles[0].sources.get(key)
+                print(f"{key}: {value}{f'   ({source})' if source else ''}")
+        return 0
+    columns = ("name", "latency", "threads", "memory_kib", "flash_kib", "macs_per_s_budget", "dtype", "description")
+    _console().print(devices_table([profile.model_dump() for profile in profiles], columns))
+    return 0
+
+
+def measure(options: Namespace) -> int:
+    from search.device import load_device
+    from search.measure import MeasurementFailed
+    from search.measure import measure as time_model
+
+    device = load_device(options.device)
+    path = Path(options.model)
+    if path.is_dir():
+        path = path / "model.onnx"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        latency = time_model(path, device, hop_ms=options.hop_ms)
+    except MeasurementFailed as error:
+        raise InputError(str(error)) from error
+    document = latency.model_dump(mode="json")
+    if options.json:
+        print(json.dumps({"model": str(path), "latency": {device.name: document}}))
+        return 0
+    table = Table(title=f"{path.name} on {device.name}: {latency.kind} ({latency.source})")
+    for name in ("mode", "p50 ms", "p95 ms", "p95 at most ms", "p99 ms", "frames", "missed"):
+        table.add_column(name, justify="left" if name == "mode" else "right")
+    for mode, spread in (("burst", latency.burst), ("paced", latency.paced)):
+        if spread is not None:
+            figures = [spread.p50_ms, spread.p95_ms, spread.p95_upper_ms, spread.p99_ms]
+            missed = getattr(spread, "miss_share", None)
+            cells = [*("-" if f is None else f"{f:.4f}" for f in figures), str(spread.n)]
+            table.add_row(mode, *cells, "-" if missed is None else f"{missed:.1%}")
+    _console().print(table)
+    if latency.paced is None:
+        print("paced: not measured, the hop is unknown; give --hop-ms", file=sys.stderr)
+    if latency.flags:
+        print(f"flags: {', '.join(latency.flags)}")
+    return 0
+
+
+def train(options: Namespace) -> int:
+    from search.study import cache_folder
+    from sekd.distillation import distill, hash_of_weights, load_config
+    from sekd.export import export_error, export_onnx
+    from sekd.train import Progress, Run
+
+    config = load_config(options.config)
+    out = Path(options.out) if options.out else Path(options.config).resolve().parent
+    say = _say(options)
+    shown = {"share": 0.0}
+
+    def progress(now: Progress) -> None:
+        if now.step / now.steps >= shown["share"] + 0.05 or now.step == now.steps:
+            shown["share"] = now.step / now.steps
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in now.terms.items())
+            say(f"step {now.step} of {now.steps}: {terms}")
+
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run(torch_device=options.torch_device, on_progress=progress)
+    student = distill(config, cache=cache_folder(), folder=out, run=run, say=say)
+    export = export_onnx(student.model, out / "model.onnx")
+    document = {
+        "model": str(out / "model.onnx"),
+        "weights_hash": hash_of_weights(student.model),
+        "train_seconds": student.train_seconds,
+        "export_error": export_error(student.model, export.path),
+        "hashes": student.prepared.hashes.model_dump(),
+        "environment": student.environment,
+    }
+    if options.json:
+        print(json.dumps(document))
+    else:
+        print(f"wrote {out / 'model.safetensors'} and model.onnx, weights {document['weights_hash']}")
+    return 0
+
+
+def evaluate(options: Namespace) -> int:
+    from sekd.evaluate import evaluate as score
+    from sekd.torch_enhancer import load_enhancer
+
+    say = _say(options)
+    enhancer = load_enhancer(Path(options.model))
+
+    def progress(done: int, total: int) -> None:
+        if done % 10 == 0 or done == total:
+            say(f"{done} of {total} files")
+
+    result = score(enhancer, Path(options.pairs), progress=progress)
+    if options.json:
+        print(json.dumps(result.model_dump(mode="json")))
+        return 0
+    table = Table(title=f"{options.model} on {result.files} files")
+    for name in ("metric", "enhanced", "95 % interval", "unprocessed", "difference", "95 % interval of it"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for metric, score_ in result.intervals.items():
+        gain = result.difference[metric]
+        table.add_row(
+            metric, _three(score_.mean), _range(score_.low, score_.high), _three(result.unprocessed[metric]),
+            _three(gain.mean), _range(gain.low, gain.high),
+        )  # fmt: skip
+    _console().print(table)
+    for name, reason in result.failed.items():
+        print(f"failed: {name}: {reason}")
+    return 0
+
+
+def enhance(options: Namespace) -> int:
+    from sekd.enhance import enhance_file, enhance_folder
+    from sekd.torch_enhancer import load_enhancer
+
+    say = _say(options)
+    enhancer = load_enhancer(Path(options.model))
+    source, target = Path(options.source), Path(options.target)
+    if source.is_dir():
+        folder = enhance_folder(enhancer, source, target, say)
+        if options.json:
+            print(json.dumps(folder.model_dump(mode="json")))
+        else:
+            print(f"wrote {len(folder.files)} files to {target}; {len(folder.failed)} failed")
+        return 1 if folder.failed else 0
+    summary = enhance_file(enhancer, source, target, say)
+    if options.json:
+        print(json.dumps(summary.model_dump(mode="json")))
+    else:
+        print(f"wrote {target}: {summary.duration_s:.2f} s in {summary.seconds:.2f} s")
+    return 0
+
+
+def demo_corpus(options: Namespace) -> int:
+    from sekd.demo_corpus import make_demo_corpus
+
+    manifest = make_demo_corpus(Path(options.folder), seed=options.seed, minutes=options.minutes, progress=print)
+    print(f"wrote {manifest}")
+    return 0
+
+
+def _say(options: Namespace):
+    return lambda line: print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=160)

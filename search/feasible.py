@@ -1,0 +1,161 @@
+"""What fits a device before anything is trained: a sample of the space, costed and measured."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search.device import load_device
+from search.device_lock import DeviceLock
+from search.labels import heading, shown
+from search.objective import Rejected, before_training
+from search.record import TrialRecord
+from search.selection import nearest_misses
+from search.study import StudyDefinition, cache_folder, read_study
+from search.trial import Job, Shared
+from search.tuner import check_device, wants_latency
+from sekd.config import content_hash, parse
+from sekd.data import DEMO, source_files
+from sekd.distillation import DistillConfig
+from sekd.train import LossConfig, Trainer
+
+AXES = ("latency_ms", "paced_p95_ms", "macs_per_s", "weight_kib", "state_kib", "parameters")
+TIMED_STEPS = 3
+FIXED_S = 8.0  # of a trial besides training and scoring: starting, exporting, measuring twice
+SCORE_S = 0.25  # of one validation pair, three metrics, one core
+
+
+def check_study(path: Path, samples: int) -> dict[str, Any]:
+    """Costs and measures distinct students drawn from the space of the study at ``path``.
+
+    Raises:
+        InputError: the definition, its recordings or its device cannot be used.
+    """
+    study = read_study(path)
+    device = load_device(study.device)
+    check_device(study, device)
+    config = parse(DistillConfig, study.document({}), str(path))
+    for recipe in (config.data.train, config.data.valid):
+        if recipe.manifest != DEMO:
+            source_files(recipe)
+    rng = random.Random(study.seed)
+    drawn = [study.sample(rng) for _ in range(samples)]
+    with tempfile.TemporaryDirectory() as scratch:
+        records = _records(study, drawn, Path(scratch))
+    step_s = _step_seconds(study, drawn[len(drawn) // 2])
+    return {
+        "study": study.name,
+        "device": study.device,
+        "samples": len(records),
+        "share_fitting": sum(record.status == "COMPLETE" for record in records) / len(records),
+        "axes": {axis: _span(records, axis, device.name) for axis in AXES},
+        "nearest": [r.document() for r in nearest_misses(records, study.budget.limits(), device.name)],
+        "seconds_estimated": _seconds(study, config, step_s),
+        "disk_mib_estimated": _disk_mib(study, config, records),
+    }
+
+
+def _records(study: StudyDefinition, drawn: list[dict[str, Any]], scratch: Path) -> list[TrialRecord]:
+    """A record for each drawn setting; equal networks are built and measured once."""
+    device = load_device(study.device)
+    shared = Shared(
+        device=device, latency_wanted=wants_latency(study), pool=None, valid=scratch, teacher=None, outputs=None,
+        hashes={}, cache=scratch, measured=scratch / "measured", lock=cache_folder() / "locks" / "local",
+        unprocessed=scratch, teacher_quality=None, threads=1, torch_device="cpu", frames=study.run.measure_frames,
+    )  # fmt: skip
+    lock = DeviceLock(shared.lock)
+    known: dict[str, TrialRecord] = {}
+    records = []
+    for number, params in enumerate(drawn):
+        document = study.document(params)
+        config = parse(DistillConfig, document, f"sample {number}")
+        network = content_hash(config.student.model_dump(mode="json"))
+        if network not in known:
+            folder = scratch / str(number)
+            folder.mkdir()
+            job = Job(
+                number=number, trial_id=network, params=params, document=document, folder=folder, shared=shared,
+                limits=study.budget.limits(), metrics=(), quality=study.objectives.quality,
+            )  # fmt: skip
+            known[network] = _record(job, config, lock)
+        records.append(known[network].model_copy(update={"number": number, "params": params}))
+    lock.close()
+    return records
+
+
+def _record(job: Job, config: DistillConfig, lock: DeviceLock) -> TrialRecord:
+    blank = TrialRecord(
+        trial_id=job.trial_id, variant_id=job.trial_id, number=job.number, status="COMPLETE", params=job.params
+    )
+    device = job.shared.device.name
+    try:
+        facts = before_training(job, config, lock)
+        return blank.model_copy(update={"cost": facts.cost, "latency": {device: facts.latency}})
+    except Rejected as rejected:
+        latency = {device: rejected.latency} if rejected.latency else {}
+        found = {"status": "INFEASIBLE", "cost": rejected.cost, "latency": latency, "reason": rejected.reason}
+        return blank.model_copy(update=found)
+
+
+def _span(records: list[TrialRecord], axis: str, device: str) -> dict[str, float] | None:
+    values = [value for record in records if (value := record.value(axis, device)) is not None]
+    if not values:
+        return None
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def _step_seconds(study: StudyDefinition, params: Mapping[str, Any]) -> float:
+    """Time of one training step of a student from the middle of the sample, on noise that is thrown away."""
+    import torch
+
+    from sekd.models import build
+    from sekd.train import Batch
+
+    config = parse(DistillConfig, study.document(params), study.name)
+    torch.set_num_threads(study.run.threads)
+    noise = torch.randn(3, config.train.batch, config.data.train.samples) * 0.1
+    loss = LossConfig(config.distill.dispatch, config.distill.loss_level)
+    trainer = Trainer(build(config.student), config.distill.phases(TIMED_STEPS + 1), config.train, loss)
+    trainer.run(lambda step: Batch(*noise), until=1)
+    started = time.perf_counter()
+    trainer.run(lambda step: Batch(*noise))
+    return (time.perf_counter() - started) / TIMED_STEPS
+
+
+def _seconds(study: StudyDefinition, config: DistillConfig, step_s: float) -> float:
+    trial = FIXED_S + step_s * config.train.steps + SCORE_S * config.data.valid.count
+    teacher = 0.0
+    if config.teacher is not None and config.teacher.network is not None:
+        teacher = 2 * step_s * config.teacher.train.steps
+    return round(study.trials * trial / study.run.workers + teacher)
+
+
+def _disk_mib(study: StudyDefinition, config: DistillConfig, records: list[TrialRecord]) -> float:
+    """Pool with teacher outputs, and both forms of each trained student."""
+    pool = 3 * config.data.train.pool_minutes * 60 * 16000 * 2
+    weights = [record.cost.weight_bytes for record in records if record.cost is not None]
+    return round((pool + study.trials * 2 * statistics.mean(weights)) / 2**20)
+
+
+def print_check(document: Mapping[str, Any], console: Console) -> None:
+    """The document for people."""
+    table = Table(title=f"{document['samples']} students of {document['study']} on {document['device']}")
+    for name in ("axis", "least", "median", "most"):
+        table.add_column(name, justify="right" if name != "axis" else "left")
+    for axis, span in document["axes"].items():
+        if span is not None:
+            table.add_row(heading(axis), *(shown(axis, span[key]) for key in ("min", "median", "max")))
+    console.print(table)
+    print(f"{document['share_fitting']:.0%} fit the budget")
+    print(
+        f"estimated: {document['seconds_estimated'] / 60:.0f} minutes for the search, "
+        f"{document['disk_mib_estimated']:.0f} MiB of disk"
+    )

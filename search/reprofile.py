@@ -1,0 +1,39 @@
+"""Trained students measured again, on their own device or another; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from search.device import load_device, require_measurable
+from search.device_lock import DeviceLock
+from search.measure import MeasurementFailed, measure
+from search.results import Results
+from search.study import cache_folder
+from sekd.errors import InputError
+
+
+def reprofile(results: Results, device_name: str, *, say: Callable[[str], None]) -> int:
+    """Measures every trained student of a study on a device; how many there were.
+
+    Raises:
+        InputError: the device cannot be measured, or no trained student is there.
+    """
+    device = load_device(device_name)
+    require_measurable(device)
+    trained = [r for r in results.records if r.status == "COMPLETE" and r.duplicate_of is None]
+    files = {r.number: results.folder / "trials" / str(r.number) / "model.onnx" for r in trained}
+    present = {number: path for number, path in files.items() if path.exists()}
+    if not present:
+        raise InputError(f"{results.folder}: no trained student to measure")
+    lock = DeviceLock(cache_folder() / "locks" / "local")
+    for count, (number, path) in enumerate(present.items(), 1):
+        try:
+            latency = measure(path, device, frames=results.study.run.measure_frames, lock=lock)
+        except MeasurementFailed as error:
+            say(f"[{count}/{len(present)}] trial {number}: not measured: {error}")
+            continue
+        results.store.add_latency(device.name, number, latency.model_dump(mode="json"))
+        flags = f" ({', '.join(latency.flags)})" if latency.flags else ""
+        say(f"[{count}/{len(present)}] trial {number}: {latency.p50_ms:.4f} ms a hop{flags}")
+    lock.close()
+    return len(present)

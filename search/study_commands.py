@@ -1,0 +1,265 @@
+"""The commands about studies; each reads its options, calls one thing, and shows what came back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.backends.local import LocalBackend
+from search.progress import Live, view_for
+from search.record import TrialRecord
+from search.results import Results, front_document, open_results, status_document
+from search.selection import best, nearest_misses
+from search.study import find_definition, home, run_folder, shipped
+from search.tables import front_table, selection_table
+from search.tuner import Interrupted, NothingFits, Tuner, driving, start_run
+from sekd.errors import InputError
+
+
+def launch(options: Namespace) -> int:
+    return _drive(find_definition(options.study), options)
+
+
+def resume(options: Namespace) -> int:
+    return _drive(run_folder(options.study) / "definition.toml", options)
+
+
+def _drive(path: Path, options: Namespace) -> int:
+    study, folder = start_run(path)
+    out = sys.stderr if options.json else sys.stdout
+    view = view_for(study, out)
+    backend = LocalBackend(options.workers or study.run.workers, study.run.threads, folder / "logs")
+    code, nearest = 0, None
+    try:
+        with driving(folder):
+            tuner = Tuner(
+                study, folder, backend, view,
+                storage=options.storage, torch_device=options.torch_device, force=options.force,
+            )  # fmt: skip
+            tuner.run(options.trials)
+    except Interrupted:
+        view.say(f"every finished trial is on record; continue with: sekd resume {study.name}")
+        return 130
+    except NothingFits as error:
+        view.say(str(error))
+        code, nearest = 3, error.nearest
+    finally:
+        if isinstance(view, Live):
+            view.close()
+    results = open_results(str(folder), storage=options.storage)
+    if options.json:
+        print(json.dumps(status_document(results)))
+    else:
+        _show_end(results, nearest)
+    return _after_launch(results, options) if code == 0 and getattr(options, "select", False) else code
+
+
+def _show_end(results: Results, nearest: list[TrialRecord] | None) -> None:
+    console = _console()
+    if nearest:
+        console.print(selection_table(None, nearest, results.limits, results.device))
+        return
+    console.print(front_table(results.front, results.study.objectives.names, results.device, title="Pareto front"))
+    counts = status_document(results)["trials"]
+    print(", ".join(f"{count} {status}" for status, count in counts.items() if count))
+    print(f"next: sekd select {results.study.name} --max-latency-ms X, or sekd report {results.study.name}")
+
+
+def _after_launch(results: Results, options: Namespace) -> int:
+    from search.choose import choose
+
+    package, chosen = choose(results, {}, results.study.objectives.quality)
+    console = _console()
+    console.print(selection_table(chosen, [], results.limits, results.device, results.study.objectives.names))
+    print(f"package: {package}")
+    print(f"page:    {_write_report(results, None, chosen)}")
+    return 0
+
+
+def status(options: Namespace) -> int:
+    document = status_document(open_results(options.study, storage=options.storage))
+    if options.json:
+        print(json.dumps(document))
+        return 0
+    print(f"study {document['study']}")
+    print("trials: " + ", ".join(f"{count} {name}" for name, count in document["trials"].items()))
+    seconds = document["seconds"]
+    print(
+        f"seconds: {seconds['train']:g} training, {seconds['evaluate']:g} scoring, {seconds['measure']:g} measuring; "
+        f"about {seconds['saved_estimated']:g} of training saved (estimated)"
+    )
+    volumes = document["hypervolume_over_trials"]
+    shown = [volumes[round(k * (len(volumes) - 1) / 9)] for k in range(10)] if len(volumes) > 10 else volumes
+    print(f"hypervolume: {document['hypervolume']:.4g} (over trials: {', '.join(f'{v:.3g}' for v in shown) or '-'})")
+    if document["best"]:
+        scores = ", ".join(f"{k} {v:.3f}" for k, v in document["best"]["scores"].items() if v is not None)
+        print(f"best so far: trial {document['best']['number']}, {scores}")
+    return 0
+
+
+def front(options: Namespace) -> int:
+    results = open_results(options.study, storage=options.storage, device=options.device)
+    if options.json:
+        print(json.dumps(front_document(results, everything=options.all)))
+        return 0
+    names = results.study.objectives.names
+    shown = [r for r in results.records if r.status == "COMPLETE"] if options.all else results.front
+    title = f"{'all trained students' if options.all else 'Pareto front'} of {results.study.name} on {results.device}"
+    _console().print(front_table(shown, names, results.device, title=title))
+    return 0
+
+
+def select(options: Namespace) -> int:
+    from search.choose import choose
+
+    results = open_results(options.study, storage=options.storage, device=options.device)
+    over = {
+        key.removeprefix("max_") if key.startswith("max_") else key: value
+        for key, value in vars(options).items()
+        if key.startswith(("max_", "min_")) and value is not None
+    }
+    metric = options.maximize or results.study.objectives.quality
+    limits = results.limits | over
+    found = best(results.records, limits, metric, results.device, kind=results.kind)
+    if found is None:
+        return _nothing_fits(results, limits, options)
+    out = None if options.out is None else Path(options.out).resolve()
+    package, chosen = choose(results, over, metric, out=out, force=options.force, train_steps=options.train_steps)
+    if options.json:
+        print(json.dumps({"selected": chosen.document(), "nearest": [], "package": str(package)}))
+        return 0
+    _console().print(selection_table(chosen, [], limits, results.device, results.study.objectives.names))
+    print(f"package: {package}")
+    return 0
+
+
+def _nothing_fits(results: Results, limits: dict[str, float], options: Namespace) -> int:
+    nearest = nearest_misses(results.records, limits, results.device, kind=results.kind)
+    if options.json:
+        print(json.dumps({"selected": None, "nearest": [r.document() for r in nearest], "package": None}))
+    else:
+        _console().print(selection_table(None, nearest, limits, results.device))
+    print(f"sekd: no trained student of '{results.study.name}' fits", file=sys.stderr)
+    return 3
+
+
+def reprofile(options: Namespace) -> int:
+    from search.reprofile import reprofile as measure_again
+
+    results = open_results(options.study, storage=options.storage)
+    done = measure_again(results, options.device, say=lambda line: print(line, file=sys.stderr, flush=True))
+    again = open_results(options.study, storage=options.storage, device=options.device)
+    if options.json:
+        print(json.dumps(front_document(again)))
+    else:
+        title = f"{done} students measured; Pareto front on {options.device}"
+        _console().print(front_table(again.front, again.study.objectives.names, options.device, title=title))
+    return 0
+
+
+def report(options: Namespace) -> int:
+    results = open_results(options.study, storage=options.storage, device=options.device)
+    metric = results.study.objectives.quality
+    chosen = best(results.records, results.limits, metric, results.device, kind=results.kind)
+    path = _write_report(results, options.out, chosen)
+    print(json.dumps({"page": str(path)}) if options.json else f"page: {path}")
+    return 0
+
+
+def _write_report(results: Results, out: str | None, chosen: TrialRecord | None) -> Path:
+    from search.choose import audio_examples
+    from search.record import Score
+    from search.report import write_report
+
+    path = Path(out) if out else results.folder / "report.html"
+    baseline = {
+        name: {metric: Score(**score) for metric, score in scores.items()} for name, scores in results.baseline.items()
+    }
+    name = results.study.name
+    try:
+        write_report(
+            path,
+            study_name=name,
+            definition_text=(results.folder / "definition.toml").read_text(encoding="utf-8"),
+            device=results.device,
+            records=results.records,
+            objectives=results.study.objectives.names,
+            limits=results.limits,
+            selected=chosen,
+            baseline=baseline,
+            audio=audio_examples(results, chosen) if chosen is not None else [],
+            commands=[f"sekd resume {name} --trials 20", f"sekd front {name} --all", f"sekd select {name}"],
+        )
+    except OSError as error:
+        raise InputError(f"{path}: cannot write the page: {error.strerror}") from error
+    return path.resolve()
+
+
+def check(options: Namespace) -> int:
+    from search.feasible import check_study, print_check
+
+    document = check_study(find_definition(options.study), options.samples)
+    if options.json:
+        print(json.dumps(document))
+    else:
+        print_check(document, _console())
+    return 0 if document["share_fitting"] > 0 else 3
+
+
+def init(options: Namespace) -> int:
+    from search.init import write_study
+
+    path = write_study(Path(options.folder), options.name)
+    print(f"wrote {path}; next: sekd check {path.stem}, then sekd launch {path.stem}")
+    return 0
+
+
+def clean(options: Namespace) -> int:
+    from search.tuner import driving
+
+    folder = run_folder(options.study)
+    with driving(folder):
+        freed = _size(folder)
+        if options.everything:
+            shutil.rmtree(folder)
+        else:
+            _forget_leftovers(folder)
+        freed -= _size(folder) if folder.exists() else 0
+    print(json.dumps({"freed_mib": freed / 2**20}) if options.json else f"freed {freed / 2**20:.1f} MiB in {folder}")
+    return 0
+
+
+def _forget_leftovers(folder: Path) -> None:
+    """Checkpoints and exports of trials that are on record; what `select` needs stays."""
+    for trial in (folder / "trials").iterdir():
+        if (trial / "result.json").exists():
+            for name in ("checkpoint.pt", "checkpoint.partial", "untrained.onnx"):
+                (trial / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "logs", ignore_errors=True)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def list(options: Namespace) -> int:  # noqa: A001 - the command's name
+    runs = sorted(found.parent.name for found in (home() / "runs").glob("*/definition.toml"))
+    own = sorted(found.stem for found in home().glob("*.toml"))
+    document: dict[str, Any] = {"home": str(home()), "runs": runs, "studies": own, "shipped": shipped()}
+    if options.json:
+        print(json.dumps(document))
+        return 0
+    for key, value in document.items():
+        print(f"{key}: {value if isinstance(value, str) else ', '.join(value) or '-'}")
+    return 0
+
+
+def _console() -> Console:
+    # Piped tables must not be cut to 80 columns.
+    return Console() if sys.stdout.isatty() else Console(width=160)

@@ -1,0 +1,56 @@
+"""Trained weights as a stream, and any model that a person can name as an enhancer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sekd.checkpoint import load_model
+from sekd.errors import InputError
+from sekd.models import Enhancer
+from sekd.models.base import SAMPLE_RATE
+from sekd.streaming import HopEnhancer, OnnxEnhancer
+
+ACCEPTED = "a package folder (with model.onnx), an .onnx or a .safetensors"
+
+
+class TorchEnhancer(HopEnhancer):
+    """Runs a network frame by frame in torch, as its exported ONNX runs it."""
+
+    def __init__(self, model: Enhancer) -> None:
+        super().__init__(SAMPLE_RATE, model.n_fft, model.hop, model.window.cpu().double().numpy())
+        self.model = model.eval()
+        self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        self._state = self.model.initial_state()
+
+    @torch.no_grad()
+    def step(self, spectrum: np.ndarray) -> np.ndarray:
+        frame = torch.from_numpy(spectrum.astype(np.complex64, copy=False).view(np.float32))
+        enhanced, self._state = self.model.step(frame.reshape(1, -1, 1, 2), self._state)
+        return enhanced.reshape(-1).numpy().view(np.complex64)
+
+
+def load_enhancer(path: str | os.PathLike[str]) -> HopEnhancer:
+    """The model at ``path``: a package folder, an ``.onnx`` or a ``.safetensors``.
+
+    Raises:
+        InputError: there is nothing, or it is none of these, or it does not enhance.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "model.onnx").is_file():
+            raise InputError(f"{path}: holds no model.onnx; a model is {ACCEPTED}")
+        return OnnxEnhancer(path / "model.onnx")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; a model is {ACCEPTED}")
+    if path.suffix == ".onnx":
+        return OnnxEnhancer(path)
+    if path.suffix == ".safetensors":
+        return TorchEnhancer(load_model(path))
+    raise InputError(f"{path}: not a model; a model is {ACCEPTED}")

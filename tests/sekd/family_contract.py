@@ -1,0 +1,182 @@
+"""What every student family must hold. A test file per family derives from it and adds what is its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, at_level
+from tiny_models import noise, speech_like
+
+from search.cost import cost_of, count_macs
+from sekd.checkpoint import load_model, save_model
+from sekd.export import export_error, export_onnx
+from sekd.models import Enhancer, State, StudentConfig, build
+from sekd.streaming import HopEnhancer, OnnxEnhancer
+from sekd.torch_enhancer import TorchEnhancer
+
+TOLERANCE = 1e-4  # of the RMS of the signal
+SIGNALS = ["recording at -40 dBFS", "recording at -10 dBFS", "synthetic at -10 dBFS", "noise", "silence"]
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+def untrained(config: StudentConfig) -> Enhancer:
+    """A network whose biases and gains are no longer those that hide mistakes (zeros and ones)."""
+    torch.manual_seed(0)
+    network = build(config).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.3).add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+def wave_errors(stream: HopEnhancer, network: Enhancer, signal: np.ndarray) -> dict[str, float]:
+    """The stream, hop by hop and as late as it says, against the whole signal; by part of the signal."""
+    stream = stream.fork()
+    hops = np.pad(signal, (0, -len(signal) % stream.hop + stream.delay)).reshape(-1, stream.hop)
+    streamed = np.concatenate([stream.process(hop) for hop in hops])
+    with torch.no_grad():
+        whole = network(torch.from_numpy(signal)[None])[0].numpy()
+    difference = np.abs(streamed[stream.delay : stream.delay + len(signal)] - whole)
+    parts = {
+        "first window": difference[: network.n_fft],
+        "last window": difference[-network.n_fft :],
+        "between": difference[network.n_fft : -network.n_fft],
+    }
+    assert not streamed[: stream.delay].any() or rms(streamed[: stream.delay]) < TOLERANCE * rms(signal)
+    return {name: float(part.max()) / max(rms(signal), 1e-12) for name, part in parts.items()}
+
+
+class FamilyContract(ABC):
+    """A subclass names its configurations in ``config`` and counts its products in ``macs_by_hand``."""
+
+    @abstractmethod
+    def macs_by_hand(self, config: StudentConfig) -> dict[str, int]:
+        """Operator to MACs of one frame."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def network(cls, config: StudentConfig) -> Enhancer:
+        return untrained(config)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def onnx_path(cls, network: Enhancer, tmp_path_factory):
+        return export_onnx(network, tmp_path_factory.mktemp("export") / "model.onnx").path
+
+    @pytest.fixture(scope="class", params=SIGNALS)
+    @classmethod
+    def signal(cls, request) -> np.ndarray:
+        """20 s of recording; the others are shorter, they hold nothing that comes later."""
+        kind = request.param
+        if kind == "silence":
+            return np.zeros(RATE, np.float32)
+        if kind == "noise":
+            return noise(2 * RATE, 0.1)
+        source, level = kind.split(" at ")
+        audio = request.getfixturevalue(source)
+        return at_level(audio if source == "recording" else audio[: 2 * RATE], float(level.split()[0]))
+
+    @torch.no_grad()
+    def test_frames_at_once_equal_frame_by_frame(self, network: Enhancer, signal):
+        spectrum = network.analyse(torch.from_numpy(signal)[None])
+        state = network.initial_state()
+        whole, after = network.frames(spectrum, state)
+        single = []
+        for frame in spectrum.split(1, dim=2):
+            out, state = network.step(frame, state)
+            single.append(out)
+        difference = (torch.cat(single, dim=2) - whole).abs().max()
+        assert float(difference) <= TOLERANCE * rms(spectrum.numpy())
+        for name, one, other in zip(State._fields, state, after, strict=True):
+            assert torch.allclose(one, other, rtol=1e-3, atol=1e-3), name
+
+    def test_waves_hop_by_hop_equal_the_whole_signal(self, network: Enhancer, signal):
+        errors = wave_errors(TorchEnhancer(network), network, signal)
+        assert all(error <= TOLERANCE for error in errors.values()), errors
+        if not signal.any():
+            assert set(errors.values()) == {0.0}
+
+    def test_export_equals_torch(self, network: Enhancer, onnx_path, signal):
+        errors = wave_errors(OnnxEnhancer(onnx_path), network, signal)
+        assert all(error <= TOLERANCE for error in errors.values()), errors
+        if not signal.any():
+            assert set(errors.values()) == {0.0}
+
+    def test_export_error_of_a_true_export_is_rounding(self, network: Enhancer, onnx_path):
+        assert export_error(network, onnx_path) < TOLERANCE
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("samples", [1, 255, 256, 257, 5000])
+    def test_length_is_kept(self, network: Enhancer, samples):
+        assert network(torch.ones(2, samples)).shape == (2, samples)
+
+    @torch.no_grad()
+    def test_output_does_not_depend_on_what_comes_later(self, network: Enhancer):
+        """A sample reaches back as far as the algorithmic window and no further."""
+        reach = network.n_fft + network.look_ahead_frames * network.hop
+        assert network.algorithmic_latency_ms == 1000 * reach / RATE
+        signal = torch.from_numpy(speech_like(1.0))[None]
+        before = network(signal)
+        for at in (5000, 8191, 8192):
+            changed = signal.clone()
+            changed[:, at:] = torch.rand(1, RATE - at, generator=torch.Generator().manual_seed(at)) - 0.5
+            moved = (network(changed) - before).abs()[0]
+            assert float(moved[: at - reach + 1].max()) < 1e-6 * rms(before.numpy())
+            assert float(moved[at - reach + 1 : at].max()) > 1e-6 * rms(before.numpy())
+
+    @torch.no_grad()
+    def test_state_round_trips_through_files_and_other_arrays(self, network: Enhancer, tmp_path):
+        spectrum = network.analyse(torch.from_numpy(speech_like(1.0) + noise(RATE, 0.01))[None])
+        whole, _ = network.frames(spectrum, network.initial_state())
+        first, state = network.frames(spectrum[:, :, :20], network.initial_state())
+        np.savez(tmp_path / "state.npz", *state)
+        with np.load(tmp_path / "state.npz") as file:
+            state = State(*(torch.from_numpy(file[f"arr_{k}"]) for k in range(3)))
+        assert [part.shape[1] for part in state] == list(network.state_sizes())
+        second, _ = network.frames(spectrum[:, :, 20:], state)
+        assert torch.allclose(torch.cat([first, second], 2), whole, atol=TOLERANCE * rms(spectrum.numpy()))
+
+    @torch.no_grad()
+    def test_signals_of_a_batch_do_not_hear_each_other(self, network: Enhancer):
+        rows = torch.from_numpy(np.stack([speech_like(0.5), noise(8000, 0.3)]))
+        together = network(rows)
+        for row, out in zip(rows, together, strict=True):
+            alone = network(row[None])[0]
+            assert float((alone - out).abs().max()) < TOLERANCE * rms(row.numpy())
+
+    def test_training_mode_computes_the_same(self, network: Enhancer):
+        rows = torch.from_numpy(np.stack([speech_like(0.5), noise(8000, 0.3)]))
+        with torch.no_grad():
+            in_use = network.eval()(rows)
+            in_training = network.train()(rows)
+        network.eval()
+        assert float((in_use - in_training).abs().max()) < TOLERANCE * rms(rows.numpy())
+
+    def test_gradients_reach_every_parameter_and_stay_finite_on_silence(self, config):
+        network = untrained(config).train()
+        rows = np.stack([speech_like(0.5), np.zeros(8000, np.float32)])
+        network(torch.from_numpy(rows)).square().mean().backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+            assert bool(parameter.grad.any()), name
+
+    def test_macs_equal_the_count_by_hand(self, network: Enhancer, config):
+        state = network.initial_state()
+        frame = torch.zeros(1, network.n_fft // 2 + 1, 1, 2)
+        counted = count_macs(network, frame, state, method="step")
+        assert counted.by_operator == self.macs_by_hand(config)
+        assert cost_of(network).macs_per_s == counted.total * RATE / network.hop
+
+    def test_weights_and_configuration_survive_a_file(self, network: Enhancer, config, tmp_path):
+        save_model(network, tmp_path / "model.safetensors")
+        again = load_model(tmp_path / "model.safetensors")
+        assert again.config == config
+        rows = torch.from_numpy(speech_like(0.5))[None]
+        with torch.no_grad():
+            assert torch.equal(again(rows), network(rows))
