@@ -15,7 +15,7 @@ from sekd.models.mel import band_gains, mel_matrix
 from sekd.models.norm import MIN_HORIZON, CumulativeNorm, Stats, advance
 
 MULTIPLIERS = (1, 2, 4, 4)
-DENSE_WIDTH = 512  # GRU widths up to here train faster as one matrix
+DENSE_WIDTH = 300  # GRU widths up to here train faster as one matrix
 
 
 class CruseConfig(Frozen):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 EPSILON = 1e-5
-MIN_HORIZON = 32  # frames; the weights of a long signal grow as (h / (h - 1)) ** frames and must stay float32
+MIN_HORIZON = 32  # frames; the weights of a long signal grow as (h / (h - 1)) ** frames, and must stay finite
 
 
 class Stats(NamedTuple):
@@ -47,17 +47,21 @@ class CumulativeNorm(nn.Module):
         return stats.mean + share * step, stats.variance + share * (spread - stats.variance)
 
     def _scan(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Tensor]:
-        """All frames at once: the same recursion written as weighted sums about a centre near the mean."""
+        """All frames at once: the same recursion written as weighted sums about a centre near the mean.
+
+        Sums over a thousand frames lose three digits in float32; they are few numbers, so float64 costs nothing.
+        """
         frame_mean = x.mean((1, 3), keepdim=True)  # (batch, 1, frame, 1)
         centre = torch.where(count > 0, stats.mean, frame_mean[:, :, :1])
         about = (x - centre).square().mean((1, 3), keepdim=True)
-        share, total = self._weights(count, x.shape[2])
+        share, total = self._weights(count.double(), x.shape[2])
         weight = share * total
         first = (stats.mean - centre) * count
         second = (stats.variance + (stats.mean - centre).square()) * count
         shift = (first + (weight * (frame_mean - centre)).cumsum(2)) / total
         square = (second + (weight * about).cumsum(2)) / total
-        return centre + shift, (square - shift.square()).clamp(min=0)
+        variance = (square - shift.square()).clamp(min=0)
+        return (centre + shift).to(x.dtype), variance.to(x.dtype)
 
     def _weights(self, count: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """Share of each new frame in the statistics, and the sum of weights up to it, ``(batch, 1, frame, 1)``."""
