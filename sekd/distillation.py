@@ -59,7 +59,8 @@ class DistillSection(Frozen):
 
     supervised: dict[str, float] = {"compressed": 1.0}
     term: str = "dispatch_l2"  # the term that follows the teacher
-    kd_scale: float = Field(1.0, gt=0, allow_inf_nan=False)  # brings the teacher's term to the size of the supervised ones before kd_weight
+    # Brings the teacher's term to the size of the supervised ones before kd_weight.
+    kd_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
     dispatch: DispatchConfig = DispatchConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     loss_level: Level = "mixture"

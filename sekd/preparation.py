@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -176,7 +176,7 @@ def _teacher(
         model = build(config.network)
         loss = LossConfig(DispatchConfig(), "mixture")
         trainer = Trainer(model, [Phase(config.train.steps, config.supervised)], config.train, loss)
-        with report.task(f"training the teacher ({config.train.steps} steps)") as tell, all_cores():
+        with report.task(f"training the teacher ({config.train.steps} steps)") as tell, one_thread():
 
             def told(progress: Progress) -> None:
                 tell(progress.step / progress.steps)
@@ -192,10 +192,10 @@ def _teacher(
 
 
 @contextmanager
-def all_cores():
-    """Every core for torch inside; afterwards as many as before, on which the bits of a student depend."""
+def one_thread() -> Iterator[None]:
+    """One thread for torch inside, so that the bits do not depend on the cores; afterwards as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

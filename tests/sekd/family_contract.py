@@ -18,7 +18,14 @@ from sekd.streaming import HopEnhancer, OnnxEnhancer
 from sekd.torch_enhancer import TorchEnhancer
 
 TOLERANCE = 1e-4  # of the RMS of the signal
-SIGNALS = ["recording at -40 dBFS", "recording at -10 dBFS", "synthetic at -10 dBFS", "noise", "silence"]
+# Frames of each signal: the long one, 20 s at a hop of 16 ms, shows what drifts.
+SIGNALS = {
+    "recording at -40 dBFS": 1250,
+    "recording at -10 dBFS": 200,
+    "synthetic at -10 dBFS": 100,
+    "noise": 100,
+    "silence": 50,
+}
 
 
 def rms(values: np.ndarray) -> float:
@@ -48,7 +55,6 @@ def wave_errors(stream: HopEnhancer, network: Enhancer, signal: np.ndarray) -> d
         "last window": difference[-network.n_fft :],
         "between": difference[network.n_fft : -network.n_fft],
     }
-    assert not streamed[: stream.delay].any() or rms(streamed[: stream.delay]) < TOLERANCE * rms(signal)
     return {name: float(part.max()) / max(rms(signal), 1e-12) for name, part in parts.items()}
 
 
@@ -71,16 +77,14 @@ class FamilyContract(ABC):
 
     @pytest.fixture(scope="class", params=SIGNALS)
     @classmethod
-    def signal(cls, request) -> np.ndarray:
-        """20 s of recording; the others are shorter, they hold nothing that comes later."""
-        kind = request.param
+    def signal(cls, request, network: Enhancer) -> np.ndarray:
+        kind, samples = request.param, SIGNALS[request.param] * network.hop
         if kind == "silence":
-            return np.zeros(RATE, np.float32)
+            return np.zeros(samples, np.float32)
         if kind == "noise":
-            return noise(2 * RATE, 0.1)
+            return noise(samples, 0.1)
         source, level = kind.split(" at ")
-        audio = request.getfixturevalue(source)
-        return at_level(audio if source == "recording" else audio[: 2 * RATE], float(level.split()[0]))
+        return at_level(request.getfixturevalue(source)[:samples], float(level.split()[0]))
 
     @torch.no_grad()
     def test_frames_at_once_equal_frame_by_frame(self, network: Enhancer, signal):

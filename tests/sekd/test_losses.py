@@ -219,7 +219,7 @@ def test_psa_in_closed_form_with_truncation_and_zero_bins():
     assert float(loss.detach()) == pytest.approx(np.square(0.5 - goals).mean(), abs=1e-7)
     loss.backward()
     assert estimate.grad.flatten().numpy() == pytest.approx(2 * (0.5 - goals) / 5, abs=1e-7)
-    literal = psa_spectral(estimate, clean, mixture, truncate=False)
+    literal = psa_spectral(estimate.detach(), clean, mixture, truncate=False)
     assert float(literal) == pytest.approx(np.square(0.5 - np.array([1, 1, 5, -1, 0])).mean(), abs=1e-7)
 
 
