@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     def command(name: str, module: str, about: str) -> _Parser:
         made = commands.add_parser(name, help=about, description=about)
-        made.set_defaults(module=module, function=name.replace("-", "_"))
+        made.set_defaults(module=module, function="list_" if name == "list" else name.replace("-", "_"))
         COMMANDS[name], COMMAND_PARSERS[name] = about, made
         return made
 

@@ -248,7 +248,7 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def list(options: Namespace) -> int:  # noqa: A001 - the command's name
+def list_(options: Namespace) -> int:
     runs = sorted(found.parent.name for found in (home() / "runs").glob("*/definition.toml"))
     own = sorted(found.stem for found in home().glob("*.toml"))
     document: dict[str, Any] = {"home": str(home()), "runs": runs, "studies": own, "shipped": shipped()}

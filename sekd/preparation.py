@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from pydantic import model_validator
@@ -16,12 +16,14 @@ from sekd.audio import write_audio
 from sekd.cache import build_once, write_json
 from sekd.checkpoint import load_model, save_model
 from sekd.config import Frozen, content_hash, expand_path, file_hash
-from sekd.data import DEMO, DataConfig, Mixer, Recipe, recipe_hash
+from sekd.data import DEMO, DataConfig, Mixer, Recipe, ValidRecipe, recipe_hash
 from sekd.errors import InputError
 from sekd.losses import DispatchConfig
 from sekd.models import StudentConfig, build
 from sekd.pool import LiveBatches, write_outputs, write_pool
 from sekd.train import LossConfig, Phase, Progress, Run, TrainConfig, Trainer
+
+Kind = TypeVar("Kind", bound=Recipe)
 
 CORE_VERSION = 1  # raised when the same configuration would give another result
 
@@ -132,7 +134,7 @@ def prepare(
     return Prepared(pool_folder, valid_folder, weights, made, hashes)
 
 
-def with_corpus(recipe: Recipe, cache: Path, seed: int, report: Reporter) -> Recipe:
+def with_corpus(recipe: Kind, cache: Path, seed: int, report: Reporter) -> Kind:
     """``recipe`` with the embedded corpus in place of the word ``demo``."""
     if recipe.manifest != DEMO:
         return recipe
@@ -146,7 +148,7 @@ def with_corpus(recipe: Recipe, cache: Path, seed: int, report: Reporter) -> Rec
     return recipe.model_copy(update={"manifest": str(folder / "audio" / "MANIFEST.csv")})
 
 
-def _write_valid(folder: Path, recipe: Recipe, seed: int, report: Reporter) -> None:
+def _write_valid(folder: Path, recipe: ValidRecipe, seed: int, report: Reporter) -> None:
     """Validation pairs as files, so that anybody can listen to them and score anything on them."""
     mixer = Mixer(recipe, seed=seed + 1)
     count = recipe.count
@@ -168,12 +170,13 @@ def _teacher(
         path = Path(config.model)
         load_model(path)  # says now, not in the first trial, that it is no model
         return path, file_hash(path)
-    assert config.network is not None
+    network = config.network
+    assert network is not None
     made_of = [config.model_dump(mode="json"), recipe_hash(recipe, seed), seed, CORE_VERSION]
 
     def train(folder: Path) -> None:
         torch.manual_seed(seed)
-        model = build(config.network)
+        model = build(network)
         loss = LossConfig(DispatchConfig(), "mixture")
         trainer = Trainer(model, [Phase(config.train.steps, config.supervised)], config.train, loss)
         with report.task(f"training the teacher ({config.train.steps} steps)") as tell, one_thread():
@@ -195,17 +198,19 @@ def _teacher(
 def one_thread() -> Iterator[None]:
     """One thread for torch inside, so that the bits do not depend on the cores; afterwards as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+        # On networks this small a second thread gains little, and loses much where the cores are busy.
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        # On networks this small a second thread gains little, and loses much where the cores are busy.
+        torch.set_num_threads(1)
 
 
 def resolve(data: DataConfig, teacher: TeacherConfig | None, base: Path) -> tuple[DataConfig, TeacherConfig | None]:
     """The same with every path absolute: relative ones lie beside the file at ``base``, variables are filled in."""
 
-    def recipe(value: Recipe) -> Recipe:
+    def recipe(value: Kind) -> Kind:
         return value.model_copy(update={k: str(expand_path(v, base)) for k, v in value.paths.items()})
 
     data = DataConfig.model_construct(train=recipe(data.train), valid=recipe(data.valid))

@@ -111,7 +111,8 @@ class Trainer:
             self.model.load_state_dict(self.averaged, strict=False)
 
     def _one_step(self, batch: Batch, device: str) -> Progress:
-        noisy, clean, teacher = (part if part is None else part.to(device) for part in batch)
+        noisy, clean = batch.noisy.to(device), batch.clean.to(device)
+        teacher = None if batch.teacher is None else batch.teacher.to(device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * rate(self.step, self.steps, self.config.warmup)
         signals = Signals(self.model(noisy), clean, noisy, teacher, level=self.loss.level)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sekd.models.base import Enhancer, State
 from sekd.models.cruse import Cruse, CruseConfig
 
 # A new family is one file and one line here; its configuration joins StudentConfig.
-FAMILIES: dict[type, type[Enhancer]] = {CruseConfig: Cruse}
+FAMILIES: dict[type, Callable[..., Enhancer]] = {CruseConfig: Cruse}
 StudentConfig = CruseConfig
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sekd.config import Frozen
+
 SAMPLE_RATE = 16000
 STATE_NAMES = ("conv_cache", "tra_cache", "inter_cache")  # the three that sherpa-onnx carries
 CHUNK_FRAMES = 1000  # long signals go through in pieces, so that memory does not grow with them
@@ -31,6 +33,8 @@ class Enhancer(nn.Module, ABC):
     n_fft: int
     hop: int
     look_ahead_frames: int = 0
+    config: Frozen  # what built it
+    window: Tensor
 
     def __init__(self, n_fft: int, hop: int) -> None:
         super().__init__()
@@ -42,8 +46,8 @@ class Enhancer(nn.Module, ABC):
         """``(batch, freq, frame, 2)`` and a state in, the enhanced spectrum and the next state out."""
 
     @abstractmethod
-    def state_sizes(self) -> State:
-        """Number of values of each state (as a ``State`` of integers)."""
+    def state_sizes(self) -> tuple[int, int, int]:
+        """Number of values of each state, in the order of ``State``."""
 
     @property
     def algorithmic_latency_ms(self) -> float:

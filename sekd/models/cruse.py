@@ -68,6 +68,10 @@ class CruseConfig(Frozen):
 class Cruse(Enhancer):
     """A mask on mel bands, applied to the noisy spectrum; tensors inside are ``(batch, channel, frame, freq)``."""
 
+    config: CruseConfig
+    mel: Tensor
+    gains: Tensor
+
     def __init__(self, config: CruseConfig) -> None:
         super().__init__(config.n_fft, config.hop)
         self.config = config
@@ -94,13 +98,14 @@ class Cruse(Enhancer):
     def _context_shapes(self) -> list[tuple[int, int]]:
         """Channels and frequencies of the past frame that each convolution keeps, encoder first."""
         freqs = [self.config.bands // 2**level for level in range(len(self.encoder) + 1)]
-        encoder = [(conv.in_channels, freqs[k]) for k, conv in enumerate(self.encoder)]
-        decoder = [(conv.in_channels, freqs[-1 - k]) for k, conv in enumerate(self.decoder)]
+        widths = self.config.widths
+        encoder = [(channels, freqs[k]) for k, channels in enumerate((1, *widths[:-1]))]
+        decoder = [(channels, freqs[-1 - k]) for k, channels in enumerate(reversed(widths))]
         return encoder + decoder
 
-    def state_sizes(self) -> State:
+    def state_sizes(self) -> tuple[int, int, int]:
         norms = len(self.encoder_norms) + len(self.decoder_norms)
-        return State(sum(c * f for c, f in self._context), 2 * norms + 1, self.gru.width)  # type: ignore[arg-type]
+        return sum(c * f for c, f in self._context), 2 * norms + 1, self.gru.width
 
     def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
         past = self._unpack_context(state.conv_cache)
@@ -119,6 +124,7 @@ class Cruse(Enhancer):
             skips.append(skip(x))
         x, hidden = self.gru(x, state.inter_cache)
         for k, conv in enumerate(self.decoder):
+            assert isinstance(conv, nn.ConvTranspose2d)
             x = x + skips[-1 - k]
             kept.append(last_frame(x))
             x = _transposed(conv, delayed(past[levels + k], x), x)
@@ -187,12 +193,12 @@ class GroupedGru(nn.Module):
         return torch.einsum("gkoi,gj->kgoji", own, eye).reshape(3 * self.width, self.width)
 
 
-def _transposed(conv: nn.Module, before: Tensor, now: Tensor) -> Tensor:
+def _transposed(conv: nn.ConvTranspose2d, before: Tensor, now: Tensor) -> Tensor:
     """A causal transposed convolution over two frames, as one over frequency with both frames as channels.
 
     Run over time it would also compute the frames before the first and after the last, only to drop them.
     """
-    weight = torch.cat([conv.weight[:, :, 1:], conv.weight[:, :, :1]])  # type: ignore[index]
+    weight = torch.cat([conv.weight[:, :, 1:], conv.weight[:, :, :1]])
     return nn.functional.conv_transpose2d(
         torch.cat([before, now], dim=1), weight, conv.bias, stride=(1, 2), padding=(0, 1), output_padding=(0, 1)
     )
