@@ -196,15 +196,16 @@ def _teacher(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch inside, so that the bits do not depend on the cores; afterwards as many as before."""
+    """One thread for torch inside, as many as before afterwards.
+
+    On networks this small a second thread gains little, loses much where the cores are busy, and changes bits.
+    """
     before = torch.get_num_threads()
-        # On networks this small a second thread gains little, and loses much where the cores are busy.
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        # On networks this small a second thread gains little, and loses much where the cores are busy.
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
 
 
 def resolve(data: DataConfig, teacher: TeacherConfig | None, base: Path) -> tuple[DataConfig, TeacherConfig | None]:
