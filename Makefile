@@ -30,12 +30,15 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Every number that docs/results.md compares is printed by one of these.
 bench: install
 	$(BIN)/python -m benchmarks.step_time
 
-# Refresh the pinned set from what pyproject.toml allows today.
+# Refresh the pinned set from what pyproject.toml allows today; nothing is installed.
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install -q '.[dev]'
-	.venv-lock/bin/pip freeze --exclude sekd > constraints.txt
+	.venv-lock/bin/pip install -q --dry-run --ignore-installed --report .venv-lock/report.json '.[dev]'
+	$(PYTHON) -c "import json; found = json.load(open('.venv-lock/report.json'))['install']; \
+	  names = sorted(p['metadata']['name'].lower() + '==' + p['metadata']['version'] for p in found); \
+	  open('constraints.txt', 'w').write('\\n'.join(n for n in names if not n.startswith('sekd==')) + '\\n')"
 	rm -rf .venv-lock
