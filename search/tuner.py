@@ -170,14 +170,14 @@ class Tuner:
         Raises:
             Interrupted: after Ctrl-C; NothingFits: the search ended without one student within the budget.
         """
-        interrupted = self.store.running()
-        counted = sum(counts(record) for record in self.store.records())
-        wanted = (counted + trials) if trials is not None else max(self.study.trials - len(interrupted), counted)
         ended: str | None = None
         try:
-            for number in interrupted:
-                self._make_room(wanted + len(interrupted))
+            for number in self.store.running():
+                self._make_room(self.study.trials)
                 self._start(number, self.store.settings(number))
+            while self._running:
+                self._collect(self.study.trials)
+            wanted = self.study.trials if trials is None else self._counted() + trials
             while ended is None and self._may_start(wanted):
                 ended = self._next()
                 self._make_room(wanted)
@@ -195,12 +195,13 @@ class Tuner:
         self._closing_words(ended)
 
     def _may_start(self, wanted: int) -> bool:
-        counted = sum(counts(record) for record in self.store.records())
         # A running trial counts as one until it turns out infeasible.
-        while counted + len(self._running) >= wanted and self._running:
+        while self._running and self._counted() + len(self._running) >= wanted:
             self._collect(wanted)
-            counted = sum(counts(record) for record in self.store.records())
-        return counted < wanted
+        return self._counted() < wanted
+
+    def _counted(self) -> int:
+        return sum(counts(record) for record in self.store.records())
 
     def _next(self) -> str | None:
         """Asks for one trial and starts it; the reason to end the search, if there is one."""
