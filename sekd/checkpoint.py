@@ -34,6 +34,8 @@ def load_model(path: Path) -> Enhancer:
     Raises:
         InputError: the file is missing, truncated, or not one of ours.
     """
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder, not a .safetensors file")
     try:
         with safe_open(path, "pt") as file:
             notes = file.metadata() or {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sekd.audio import SAMPLE_RATE, active_rms, list_audio, read_audio
 from sekd.config import Frozen, content_hash
@@ -30,7 +31,7 @@ class Recipe(Frozen):
     level_dbfs: tuple[float, float] = (-45.0, -15.0)  # RMS of the mixture
     noises: tuple[int, int] = (1, 2)  # recordings of noise at once
     segment_s: float = 2.0
-    demo_minutes: float = 10.0  # size of the embedded corpus, where the manifest is "demo"
+    demo_minutes: float = Field(10.0, gt=0, allow_inf_nan=False)  # size of the embedded corpus (manifest "demo")
 
     @model_validator(mode="after")
     def _one_source(self) -> Recipe:
@@ -41,11 +42,11 @@ class Recipe(Frozen):
         }
         if sum(kinds.values()) != 1:
             raise ValueError("needs either a manifest, or folders clean and noise, or folders noisy and clean")
-        if self.segment_s <= 0 or self.segment_s > 60:
+        if not 0 < self.segment_s <= 60:
             raise ValueError(f"segment_s = {self.segment_s} must be above 0 and at most 60 seconds")
         for key in ("snr_db", "level_dbfs", "noises"):
             low, high = getattr(self, key)
-            if low > high:
+            if not -math.inf < low <= high < math.inf:
                 raise ValueError(f"{key} = [{low}, {high}] must be [low, high]")
         if self.noises[0] < 1:
             raise ValueError("noises must be at least 1")
@@ -63,12 +64,12 @@ class Recipe(Frozen):
 
 
 class TrainRecipe(Recipe):
-    pool_minutes: float = 20.0  # mixed once, so that the teacher runs once over them
+    pool_minutes: float = Field(20.0, gt=0, allow_inf_nan=False)  # mixed once, so that the teacher runs once over them
     split: Literal["train", "valid"] | None = "train"
 
 
 class ValidRecipe(Recipe):
-    count: int = 64
+    count: int = Field(64, ge=1)
     segment_s: float = 4.0
     split: Literal["train", "valid"] | None = "valid"
 
@@ -217,14 +218,14 @@ def _from_manifest(path: Path, split: str | None) -> tuple[list[Path], list[Path
         raise InputError(f"{path}: cannot read the manifest: {error}") from error
     if not rows or not {"path", "split"} <= set(rows[0]):
         raise InputError(f"{path}: a manifest needs the columns path and split")
-    wanted = [row["path"] for row in rows if row["split"] == split]
+    wanted = [row["path"] for row in rows if row["split"] == split and row["path"]]
     found: dict[str, list[Path]] = {"clean": [], "noise": []}
     for name in wanted:
         if (kind := Path(name).parts[0]) in found:
             found[kind].append(path.parent / name)
     for kind, files in found.items():
         if not files:
-            splits = sorted({row["split"] for row in rows})
+            splits = sorted({row["split"] for row in rows if row["split"]})
             raise InputError(f"{path}: no {kind} recordings in split {split!r} (splits: {', '.join(splits)})")
     return sorted(found["clean"]), sorted(found["noise"])
 

@@ -55,7 +55,7 @@ def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = N
         torch.onnx.export(
             _Step(model),
             (frame, *state),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # a file object is taken too
             dynamo=False,
             opset_version=OPSET,
             input_names=["mix", *STATE_NAMES],
