@@ -5,37 +5,68 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from search.objective import run_trial
 from search.package import examples, write_package
 from search.record import TrialRecord
 from search.report import AudioExample
-from search.results import Results
-from search.selection import best, fits
+from search.results import Results, open_results
+from search.selection import best, fits, nearest_misses
 from search.trial import Job, Shared
 from sekd.cache import write_json
 from sekd.config import content_hash
 from sekd.errors import InputError
 
 
+class Selection(NamedTuple):
+    """The student chosen and its package; where none fits, the ones that came nearest."""
+
+    selected: TrialRecord | None
+    nearest: list[TrialRecord]
+    package: Path | None
+
+
+def select(
+    study: str,
+    *,
+    device: str | None = None,
+    maximize: str | None = None,
+    train_steps: int | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    storage: str | None = None,
+    **limits: float,
+) -> Selection:
+    """The best student of a study within its budget and ``limits`` (``latency_ms=2.0, min_pesq_wb=2.5``), packaged.
+
+    Raises:
+        InputError: there is no such run, device, metric or limit, or the package cannot be written.
+    """
+    results = open_results(study, storage=storage, device=device)
+    place = None if out is None else Path(out).resolve()
+    return choose(results, limits, maximize, out=place, force=force, train_steps=train_steps)
+
+
 def choose(
     results: Results,
     over: Mapping[str, float],
-    metric: str,
+    maximize: str | None = None,
     *,
     out: Path | None = None,
     force: bool = False,
     train_steps: int | None = None,
-) -> tuple[Path, TrialRecord]:
-    """The package of the best student within the study's budget and ``over``, and its record.
+) -> Selection:
+    """`select` for results that are open already; where nothing fits, nothing is written.
 
     Raises:
-        InputError: nothing fits, the trial's files are gone, or ``out`` cannot be written.
+        InputError: the trial's files are gone, or ``out`` cannot be written.
     """
     limits = results.limits | dict(over)
+    metric = maximize or results.study.objectives.quality
     record = best(results.records, limits, metric, results.device, kind=results.kind)
     if record is None:
-        raise InputError(f"no trained student of '{results.study.name}' fits")
+        return Selection(None, nearest_misses(results.records, limits, results.device, kind=results.kind), None)
     source = results.folder / "trials" / str(record.number)
     if not (source / "model.onnx").exists():
         raise InputError(f"{source}: the trained student's files are gone")
@@ -49,7 +80,7 @@ def choose(
     if out is None:
         # Our own folder of our own making: selecting again replaces it.
         out, force = results.folder / "packages" / name, True
-    return write_package(results, record, source, out, limits=limits, force=force), record
+    return Selection(record, [], write_package(results, record, source, out, limits=limits, force=force))
 
 
 def train_on(results: Results, record: TrialRecord, source: Path, steps: int) -> tuple[Path, TrialRecord]:

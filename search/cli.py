@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -42,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
     """One line for a wrong word, with the nearest right one."""
 
     def error(self, message: str) -> NoReturn:
-        if "invalid choice" in message and "argument command" in message:
+        if "invalid choice" in message and "argument COMMAND" in message:
             word = message.split("'")[1]
             message = f"unknown command '{word}'{nearest(word, COMMANDS)}"
         elif message.startswith("unrecognized arguments"):
@@ -121,9 +122,9 @@ def _reading(command: Any) -> None:
     made["clean"].add_argument("--everything", action="store_true", help="the whole run, records and packages too")
     select = made["select"]
     for key in ("latency-ms", "paced-p95-ms", "total-latency-ms", "rtf", "macs-per-s", "weight-kib", "state-kib"):
-        select.add_argument(f"--max-{key}", type=float, metavar="X")
+        select.add_argument(f"--max-{key}", type=_finite, metavar="X")
     for metric in METRIC_LIMITS:
-        select.add_argument(f"--min-{metric.replace('_', '-')}", type=float, metavar="X")
+        select.add_argument(f"--min-{metric.replace('_', '-')}", type=_finite, metavar="X")
     select.add_argument("--maximize", metavar="METRIC", help="the study's own quality unless given")
     select.add_argument("--train-steps", type=_positive, metavar="N", help="train the choice anew for N steps")
     select.add_argument("--out", metavar="DIR", help="the package; under the run's packages/ unless given")
@@ -138,7 +139,7 @@ def _core(command: Any) -> None:
     measure = command("measure", CORE, "latency of any streaming ONNX on a device")
     measure.add_argument("model", metavar="MODEL.onnx")
     measure.add_argument("--device", required=True, metavar="D")
-    measure.add_argument("--hop-ms", type=float, metavar="X", help="where the file's metadata do not say")
+    measure.add_argument("--hop-ms", type=_above_zero, metavar="X", help="where the file's metadata do not say")
     train = command("train", CORE, "one distillation")
     train.add_argument("config", metavar="CONFIG.toml")
     train.add_argument("--out", metavar="DIR", help="the folder of the configuration unless given")
@@ -152,7 +153,7 @@ def _core(command: Any) -> None:
     enhance.add_argument("target", metavar="OUT")
     corpus = command("demo-corpus", CORE, "make the embedded corpus")
     corpus.add_argument("folder", metavar="DIR")
-    corpus.add_argument("--minutes", type=float, default=10.0, metavar="X")
+    corpus.add_argument("--minutes", type=_above_zero, default=10.0, metavar="X")
     corpus.add_argument("--seed", type=int, default=0, metavar="N")
     for made in (devices, measure, evaluate, enhance, train):
         made.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -167,6 +168,23 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return int(text)
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = _finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not above 0")
+    return value
 
 
 if __name__ == "__main__":

@@ -70,12 +70,14 @@ def measure(options: Namespace) -> int:
 
 
 def train(options: Namespace) -> int:
+    from search.device import require_torch_device
     from search.study import cache_folder
     from sekd.distillation import distill, hash_of_weights, load_config
     from sekd.export import export_error, export_onnx
     from sekd.train import Progress, Run
 
     config = load_config(options.config)
+    require_torch_device(options.torch_device)
     out = Path(options.out) if options.out else Path(options.config).resolve().parent
     say = _say(options)
     shown = {"share": 0.0}
@@ -86,7 +88,10 @@ def train(options: Namespace) -> int:
             terms = ", ".join(f"{name} {value:.4g}" for name, value in now.terms.items())
             say(f"step {now.step} of {now.steps}: {terms}")
 
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot write here: {error.strerror}") from error
     run = Run(torch_device=options.torch_device, on_progress=progress)
     student = distill(config, cache=cache_folder(), folder=out, run=run, say=say)
     export = export_onnx(student.model, out / "model.onnx")

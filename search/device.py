@@ -92,6 +92,22 @@ def _read(path: Path) -> DeviceProfile:
     return profile
 
 
+def require_torch_device(name: str) -> None:
+    """Says before anything is trained that torch does not have ``name``.
+
+    Raises:
+        InputError: torch knows no such device, or this machine has none.
+    """
+    import torch  # late: profiles are read without it
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0].split(". Please")[0][:120]
+        raise InputError(f"torch device '{name}': {reason}{nearest(name, names)}") from error
+
+
 def require_measurable(profile: DeviceProfile) -> None:
     """Guards a latency budget: a device without measurements must never borrow those of this machine.
 

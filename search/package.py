@@ -44,7 +44,7 @@ def write_package(
             shutil.rmtree(out)
         partial.rename(out)
     except OSError as error:
-        raise InputError(f"{error.filename or out}: cannot write the package: {error.strerror}") from error
+        raise InputError(f"{out}: cannot write the package: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
@@ -103,7 +103,7 @@ def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float]
     lines = [
         f"# Student {record.number} of study {results.study.name}",
         "",
-        f"A causal speech enhancement network for {device}: 16 kHz, one channel, streaming. Made by sekd {__version__}.",
+        f"A causal speech enhancement network for {device}: 16 kHz, one channel, streaming; sekd {__version__}.",
         "`model.onnx` takes one STFT frame and its states per call (also in sherpa-onnx, `model_type=gtcrn`);",
         "`sekd enhance . IN OUT` enhances files; `sekd train config.toml` makes it again.",
         "",
@@ -169,7 +169,8 @@ def _latency_notes(device: str, latency: Mapping[str, Any]) -> list[str]:
     flags = f"; flags: {', '.join(latency['flags'])}" if latency.get("flags") else ""
     return [
         f"Latency of one {latency['hop_ms']:g} ms hop on {device}, onnxruntime {where.get('onnxruntime', '?')}, "
-        f"one thread, in a fresh process, {latency['at']}: burst is the median of {burst.get('n')} frames back to back; "
+        f"one thread, in a fresh process, {latency['at']}: "
+        f"burst is the median of {burst.get('n')} frames back to back; "
         f"paced is the 99 % upper bound of the 95th percentile of {paced.get('n', 0)} frames, one per hop{flags}.",
         "",
     ]

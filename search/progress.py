@@ -82,17 +82,16 @@ def view_for(study: StudyDefinition, out: TextIO) -> Lines:
 
 
 def _outcome(record: TrialRecord, study: StudyDefinition) -> str:
-    name = f"trial {record.number} {settings_text({k.split('.')[-1]: v for k, v in record.params.items()})}:"
+    trial = f"trial {record.number} {settings_text({k.split('.')[-1]: v for k, v in record.params.items()})}:"
     if record.duplicate_of is not None:
-        return f"{name} the same as trial {record.duplicate_of}, not trained again"
+        return f"{trial} the same as trial {record.duplicate_of}, not trained again"
     if record.status != "COMPLETE":
-        return f"{name} {record.status.lower()}, {record.reason}"
-    figures = [
-        f"{objective} {shown(objective, record.value(objective, study.device))}" for objective in study.objectives.names
-    ]
+        return f"{trial} {record.status.lower()}, {record.reason}"
+    device = study.device_name
+    figures = [f"{name} {shown(name, record.value(name, device))}" for name in study.objectives.names]
     beaten = ", beats its teacher" if record.teacher_beaten else ""
     flags = f" ({', '.join(record.flags)})" if record.flags else ""
-    return f"{name} {', '.join(figures)}{beaten}{flags}"
+    return f"{trial} {', '.join(figures)}{beaten}{flags}"
 
 
 def _duration(seconds: float) -> str:

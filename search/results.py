@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from search.device import load_device
 from search.labels import kind_of
 from search.pareto import hypervolume, reference_point
 from search.record import Kind, TrialRecord
@@ -51,10 +52,11 @@ def open_results(name: str, *, storage: str | None = None, device: str | None = 
         raise InputError(f"{folder}: no study.db here yet: launch the study first")
     store = Store(study, open_storage(folder, storage))
     records = store.records()
-    wanted = device or study.device
-    if device is not None and device != study.device and not any(device in record.latency for record in records):
+    wanted = device or study.device_name
+    if wanted != study.device_name and not any(wanted in record.latency for record in records):
+        load_device(wanted)  # a mistyped name is told as such
         raise InputError(
-            f"nothing of '{study.name}' was measured on '{device}': run sekd reprofile {name} --device {device}"
+            f"nothing of '{study.name}' was measured on '{wanted}': run sekd reprofile {name} --device {wanted}"
         )
     kept = folder / "baseline.json"
     baseline = json.loads(kept.read_text())["means"] if kept.exists() else (store.noted("baseline") or {})

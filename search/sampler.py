@@ -75,7 +75,7 @@ def told(record: TrialRecord, study: StudyDefinition, known: Sequence[TrialRecor
     complete, with its true costs and the worst quality seen.
     """
     state = optuna.trial.TrialState
-    figures = [record.value(name, study.device) for name in study.objectives.names]
+    figures = [record.value(name, study.device_name) for name in study.objectives.names]
     if record.status == "COMPLETE" and None not in figures:
         return Told(state.COMPLETE, [float(value) for value in figures if value is not None])
     if record.status in ("FAILED", "RUNNING"):
@@ -87,19 +87,23 @@ def told(record: TrialRecord, study: StudyDefinition, known: Sequence[TrialRecor
 
 
 def _worst(name: str, study: StudyDefinition, known: Sequence[TrialRecord]) -> float:
-    values = [value for record in known if (value := record.value(name, study.device)) is not None]
+    values = [value for record in known if (value := record.value(name, study.device_name)) is not None]
     if not values:
         return 0.0
     return min(values) if name == study.objectives.quality else max(values)
 
 
-def constraints(record: TrialRecord, study: StudyDefinition) -> dict[str, float]:
-    """How far each limit is exceeded, as a share of it; at most 0 where it is kept. Always all, in one order."""
+def constraints(record: TrialRecord, study: StudyDefinition, keys: Sequence[str]) -> dict[str, float]:
+    """How far each limit is exceeded, as a share of it; at most 0 where it is kept.
+
+    Always the same, in the same order, whatever becomes of the budget: the Gaussian process reads them by place.
+    ``keys`` are the limits that the study began with.
+    """
+    limits = study.budget.limits()
     shares = {}
-    for key, limit in study.budget.limits().items():
-        value = record.value(key, study.device)
-        shares[key] = 0.0 if value is None else value / limit - 1
-    if study.budget.limits() or record.status == "INFEASIBLE":
-        # What no budget names: an operator the device lacks, its memory, its algorithmic latency.
-        shares["device"] = 1.0 if record.status == "INFEASIBLE" and max(shares.values(), default=0) <= 0 else -1.0
+    for key in keys:
+        value = record.value(key, study.device_name)
+        shares[key] = -1.0 if key not in limits else 0.0 if value is None else value / limits[key] - 1
+    # The rest: an operator the device lacks, its memory, a limit that was added later.
+    shares["other"] = 1.0 if record.status == "INFEASIBLE" and max(shares.values(), default=0) <= 0 else -1.0
     return shares

@@ -32,13 +32,28 @@ class Domain(Frozen):
         bounds = self.integers or self.floats
         if bounds is not None and (bounds[0] > bounds[1] or (self.log and bounds[0] <= 0)):
             raise ValueError(f"{list(bounds)} must be [low, high]" + (", above 0 with log" if self.log else ""))
-        if self.choice is not None and not self.choice:
-            raise ValueError("choice is empty")
-        if self.step is not None and (self.step <= 0 or self.log or self.choice is not None):
+        if bounds is not None and not all(math.isfinite(bound) for bound in bounds):
+            raise ValueError(f"{list(bounds)} must be finite")
+        choice = self.choice
+        if choice is not None and (not choice or any(value in choice[:k] for k, value in enumerate(choice))):
+            raise ValueError("choice needs values, each once")
+        if self.step is not None and (not 0 < self.step < math.inf or self.log or self.choice is not None):
             raise ValueError("step must be above 0, and goes with neither log nor choice")
+        if self.step is not None and self.integers is not None and self.step % 1:
+            raise ValueError(f"step = {self.step} of whole numbers must be whole")
         if self.free:
             raise ValueError("free = true: no setting of a built family acts after training yet")
         return self
+
+    def holds(self, value: Any) -> bool:
+        """Whether the search may take ``value``."""
+        if self.choice is not None:
+            return value in self.choice
+        low, high = self.integers or self.floats or (0, 0)
+        if isinstance(value, bool) or not isinstance(value, int if self.integers else int | float):
+            return False
+        steps = (value - low) / self.step if self.step else 0
+        return low <= value <= high and math.isclose(steps, round(steps), abs_tol=1e-9)
 
     def some(self) -> list[Any]:
         """A few values that span the domain: all choices, or both ends and the middle."""
@@ -80,6 +95,24 @@ def condition(text: str, where: str) -> Condition:
         if found:
             return Condition(key.strip(), test, value.strip().strip("'\""))  # type: ignore[arg-type]
     raise InputError(f"{where}.when = {text!r}: write 'KEY is VALUE', 'KEY is not VALUE' or 'KEY starts with TEXT'")
+
+
+def check_conditions(space: Space) -> None:
+    """Refuses what ``in_order`` refuses, and a condition that no value can meet.
+
+    Raises:
+        InputError: names the key and the nearest value that the other one can take.
+    """
+    for key, _, wanted in in_order(space):
+        choice = space[wanted.key].choice if wanted is not None else None
+        if wanted is None or choice is None:
+            continue
+        values = [str(value) for value in choice]
+        same = str.startswith if wanted.test == "starts with" else str.__eq__
+        if not any(same(value, wanted.value) for value in values):
+            raise InputError(
+                f"space.'{key}'.when: '{wanted.key}' is never '{wanted.value}'{nearest(wanted.value, values)}"
+            )
 
 
 def in_order(space: Space) -> list[tuple[str, Domain, Condition | None]]:

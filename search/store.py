@@ -20,7 +20,7 @@ from search.study import StudyDefinition
 from sekd.errors import InputError
 
 FORMAT = 1  # of what we write into a study
-RECORD, IDENTITY, LATENCY = "sekd_record", "sekd_identity", "sekd_latency:"
+RECORD, IDENTITY, LATENCY, LIMITS = "sekd_record", "sekd_identity", "sekd_latency:", "sekd_limits"
 
 
 def open_storage(folder: Path, url: str | None = None) -> BaseStorage:
@@ -59,28 +59,40 @@ class Store:
     """One study; every method that changes it has written durably when it returns."""
 
     def __init__(self, study: StudyDefinition, storage: BaseStorage) -> None:
+        """Opens the study.
+
+        Raises:
+            InputError: the storage does not hold it, or another version wrote it.
+        """
         self.definition = study
+        # All parameters come fixed with the trial (see ``ask``), so the study's own sampler decides nothing.
+        sampler = optuna.samplers.RandomSampler(seed=0)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._study = optuna.create_study(
-                    study_name=study.name,
-                    storage=storage,
-                    directions=study.objectives.directions,
-                    load_if_exists=True,
-                )
-        except ValueError as error:
-            raise InputError(f"study '{study.name}' exists with other objectives: {error}") from error
+            with _quiet():
+                self._study = optuna.load_study(study_name=study.name, storage=storage, sampler=sampler)
+        except KeyError:
+            raise InputError(f"no study '{study.name}' in this storage: launch it there first") from None
         self._storage = storage
         self._records: dict[int, TrialRecord] | None = None
         written = self._study.user_attrs.get("sekd_format")
-        if written is None:
-            self._study.set_user_attr("sekd_format", FORMAT)
-        elif written != FORMAT:
+        if written not in (None, FORMAT):  # none: a kill came between making the study and marking it
             raise InputError(
                 f"study '{study.name}' was written in format {written}, this version reads format {FORMAT}: "
                 "open it with the version that made it, or launch under another name"
             )
+
+    @classmethod
+    def create(cls, study: StudyDefinition, storage: BaseStorage) -> Store:
+        """The study, made if the storage does not hold it yet."""
+        with _quiet():
+            optuna.create_study(
+                study_name=study.name, storage=storage, directions=study.objectives.directions, load_if_exists=True
+            )
+        store = cls(study, storage)
+        store.note("sekd_format", FORMAT)
+        if store.noted(LIMITS) is None:
+            store.note(LIMITS, list(study.budget.limits()))
+        return store
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
         """Remembers what makes this study the same; refuses to continue as another.
@@ -142,31 +154,43 @@ class Store:
         return self._study.get_trials(deepcopy=False, states=(state,))
 
     def ask(self) -> tuple[int, dict[str, Any]]:
-        """The next trial's number and settings."""
+        """The next trial's number and settings.
+
+        A proposal is written whole before its trial starts, so that a kill at any point in here loses nothing.
+        """
         known = self._study.get_trials(deepcopy=False)
-        number = len(known)
-        first = self.definition.first()
-        self._study.sampler = make_sampler(self.definition, number)
         with _quiet():
-            if number < len(first) and not any(trial.state is TrialState.WAITING for trial in known):
-                self._study.enqueue_trial(_as_optuna(first[number], self.definition))
+            if not any(trial.state is TrialState.WAITING for trial in known):
+                self._study.enqueue_trial(_as_optuna(self._proposal(known), self.definition))
             trial = self._study.ask()
             return trial.number, suggest(trial, self.definition)
 
+    def _proposal(self, known: list[FrozenTrial]) -> dict[str, Any]:
+        """What the sampler says after ``known``, asked on a copy: a pure function of the record."""
+        number, first = len(known), self.definition.first()
+        copy = optuna.create_study(
+            directions=self.definition.objectives.directions, sampler=make_sampler(self.definition, number)
+        )
+        copy.add_trials(known)
+        if number < len(first):
+            copy.enqueue_trial(_as_optuna(first[number], self.definition))
+        return suggest(copy.ask(), self.definition)
+
     def settings(self, number: int) -> dict[str, Any]:
-        """The settings of a running trial; what a kill in the middle of ``ask`` left open is filled in as then."""
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        self._study.sampler = make_sampler(self.definition, number)
+        """The settings of a running trial."""
         with _quiet():
-            return suggest(optuna.trial.Trial(self._study, trial_id), self.definition)
+            return suggest(self._trial(number), self.definition)
+
+    def _trial(self, number: int) -> optuna.trial.Trial:
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return optuna.trial.Trial(self._study, trial_id)
 
     def tell(self, record: TrialRecord) -> None:
         """Makes ``record`` durable; only after this is the next trial asked for."""
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, record.number)
         with _quiet():
-            trial = optuna.trial.Trial(self._study, trial_id)
+            trial = self._trial(record.number)
             trial.set_user_attr(RECORD, record.model_dump_json())
-            for key, value in constraints(record, self.definition).items():
+            for key, value in constraints(record, self.definition, self.noted(LIMITS)).items():
                 trial.set_constraint(key, value)
             state, values = told(record, self.definition, self.records())
             self._study.tell(record.number, values, state=state)

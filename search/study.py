@@ -13,7 +13,7 @@ import tomlkit
 from pydantic import Field, model_validator
 
 from search.record import COSTS, DIRECTIONS, LATENCIES, METRICS
-from search.space import Space, corners, in_order, merged, nested, only_active
+from search.space import Space, check_conditions, corners, in_order, merged, nested, only_active
 from sekd.config import Frozen, content_hash, expand_path, parse, read_toml
 from sekd.errors import InputError, nearest
 
@@ -104,6 +104,11 @@ class StudyDefinition(Frozen):
         }
 
     @property
+    def device_name(self) -> str:
+        """What records are kept under: ``device`` itself, or the name of the profile at that path."""
+        return Path(self.device).stem if self.device.endswith(".toml") else self.device
+
+    @property
     def conditional(self) -> bool:
         return any(domain.when for domain in self.space.values())
 
@@ -174,13 +179,14 @@ def read_study(path: Path) -> StudyDefinition:
 def _check_space(study: StudyDefinition, where: str) -> None:
     from sekd.distillation import DistillConfig  # late: it brings torch
 
-    in_order(study.space)
+    _check_keys(study, where)
+    check_conditions(study.space)
     for document in [study.document({}), *study.documents(), *(study.document(first) for first in study.first())]:
         parse(DistillConfig, document, where)
     for settings in study.enqueue:
-        for key in settings:
-            if key not in study.space:
-                raise InputError(f"{where}: enqueue: '{key}' is not in the space{nearest(key, study.space)}")
+        for key, value in settings.items():
+            if not study.space[key].holds(value):
+                raise InputError(f"{where}: enqueue: {value!r} is no value of '{key}' in the space")
     if study.teacher is not None:
         kind = study.space.get("distill.schedule.kind")
         if kind is not None and "supervised" not in (kind.choice or ()):
@@ -190,11 +196,31 @@ def _check_space(study: StudyDefinition, where: str) -> None:
             )
 
 
+SEARCHABLE = ("student", "distill", "train")  # the rest of a trial's configuration is the study's own
+
+
+def _check_keys(study: StudyDefinition, where: str) -> None:
+    """Keys that would be overwritten without a word, or that cannot stand beside each other."""
+    for part, keys in (("base", study.base), ("space", study.space)):
+        for key in keys:
+            top = key.split(".")[0]
+            if top not in SEARCHABLE:
+                raise InputError(f"{where}: {part}: unknown key '{key}'{nearest(top, SEARCHABLE)}")
+            if part == "space" and any(other.startswith(f"{key}.") for other in keys):
+                raise InputError(f"{where}: space: '{key}' is a table of settings, not one setting")
+    for settings in study.enqueue:
+        for key in settings:
+            if key not in study.space:
+                raise InputError(f"{where}: enqueue: '{key}' is not in the space{nearest(key, study.space)}")
+
+
 PATHS = [("data", part, key) for part in ("train", "valid") for key in ("manifest", "clean", "noise", "noisy")]
 
 
 def _absolute(document: Any, base: Path) -> None:
     """Makes the paths of a document absolute in place; ``demo`` is a word, not a path."""
+    if isinstance(document.get("device"), str) and document["device"].endswith(".toml"):
+        document["device"] = str(expand_path(document["device"], base))
     for *parents, key in [*PATHS, ("teacher", "model")]:
         table = document
         for name in parents:

@@ -7,19 +7,22 @@ import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
-from search.backends.local import LocalBackend
-from search.progress import Live, view_for
+from search.driver import drive
+from search.progress import view_for
 from search.record import TrialRecord
 from search.results import Results, front_document, open_results, status_document
-from search.selection import best, nearest_misses
-from search.study import find_definition, home, run_folder, shipped
+from search.selection import best
+from search.study import find_definition, home, read_study, run_folder, shipped
 from search.tables import front_table, selection_table
-from search.tuner import Interrupted, NothingFits, Tuner, driving, start_run
+from search.tuner import Interrupted, NothingFits, driving, start_run
 from sekd.errors import InputError
+
+if TYPE_CHECKING:
+    from search.choose import Selection
 
 
 def launch(options: Namespace) -> int:
@@ -31,38 +34,40 @@ def resume(options: Namespace) -> int:
 
 
 def _drive(path: Path, options: Namespace) -> int:
-    study, folder = start_run(path)
-    out = sys.stderr if options.json else sys.stdout
-    view = view_for(study, out)
-    backend = LocalBackend(options.workers or study.run.workers, study.run.threads, folder / "logs")
-    code, nearest = 0, None
+    name = read_study(path).name
+    nearest = None
     try:
-        with driving(folder):
-            tuner = Tuner(
-                study, folder, backend, view,
-                storage=options.storage, torch_device=options.torch_device, force=options.force,
-            )  # fmt: skip
-            tuner.run(options.trials)
-    except Interrupted:
-        view.say(f"every finished trial is on record; continue with: sekd resume {study.name}")
+        results = drive(
+            path, lambda study: view_for(study, _aside(options)),
+            trials=options.trials, workers=options.workers, storage=options.storage,
+            torch_device=options.torch_device, force=options.force,
+        )  # fmt: skip
+    except (Interrupted, KeyboardInterrupt):
+        print(f"sekd: every finished trial is on record; continue with: sekd resume {name}", file=sys.stderr)
         return 130
     except NothingFits as error:
-        view.say(str(error))
-        code, nearest = 3, error.nearest
-    finally:
-        if isinstance(view, Live):
-            view.close()
-    results = open_results(str(folder), storage=options.storage)
+        print(f"sekd: {error}", file=sys.stderr)
+        results, nearest = open_results(str(start_run(path)[1]), storage=options.storage), error.nearest
+    return _after_search(results, nearest, options)
+
+
+def _after_search(results: Results, nearest: list[TrialRecord] | None, options: Namespace) -> int:
     if options.json:
         print(json.dumps(status_document(results)))
     else:
         _show_end(results, nearest)
-    return _after_launch(results, options) if code == 0 and getattr(options, "select", False) else code
+    if nearest is not None:
+        return 3
+    failed = [record for record in results.records if record.status == "FAILED"]
+    if failed and not any(record.status == "COMPLETE" for record in results.records):
+        print(f"sekd: no trial succeeded; the last one: {failed[-1].reason}", file=sys.stderr)
+        return 1
+    return _after_launch(results, options) if getattr(options, "select", False) else 0
 
 
 def _show_end(results: Results, nearest: list[TrialRecord] | None) -> None:
     console = _console()
-    if nearest:
+    if nearest is not None:
         console.print(selection_table(None, nearest, results.limits, results.device))
         return
     console.print(front_table(results.front, results.study.objectives.names, results.device, title="Pareto front"))
@@ -74,12 +79,10 @@ def _show_end(results: Results, nearest: list[TrialRecord] | None) -> None:
 def _after_launch(results: Results, options: Namespace) -> int:
     from search.choose import choose
 
-    package, chosen = choose(results, {}, results.study.objectives.quality)
-    console = _console()
-    console.print(selection_table(chosen, [], results.limits, results.device, results.study.objectives.names))
-    print(f"package: {package}")
-    print(f"page:    {_write_report(results, None, chosen)}")
-    return 0
+    chosen = choose(results, {})
+    code = _show_selection(chosen, results, results.limits, options)
+    print(f"page:    {_write_report(results, None, chosen.selected)}", file=_aside(options))
+    return code
 
 
 def status(options: Namespace) -> int:
@@ -124,29 +127,36 @@ def select(options: Namespace) -> int:
         for key, value in vars(options).items()
         if key.startswith(("max_", "min_")) and value is not None
     }
-    metric = options.maximize or results.study.objectives.quality
-    limits = results.limits | over
-    found = best(results.records, limits, metric, results.device, kind=results.kind)
-    if found is None:
-        return _nothing_fits(results, limits, options)
     out = None if options.out is None else Path(options.out).resolve()
-    package, chosen = choose(results, over, metric, out=out, force=options.force, train_steps=options.train_steps)
+    chosen = choose(results, over, options.maximize, out=out, force=options.force, train_steps=options.train_steps)
     if options.json:
-        print(json.dumps({"selected": chosen.document(), "nearest": [], "package": str(package)}))
-        return 0
-    _console().print(selection_table(chosen, [], limits, results.device, results.study.objectives.names))
-    print(f"package: {package}")
+        print(json.dumps(_selection_document(chosen)))
+    return _show_selection(chosen, results, results.limits | over, options)
+
+
+def _selection_document(chosen: Selection) -> dict[str, Any]:
+    return {
+        "selected": chosen.selected.document() if chosen.selected else None,
+        "nearest": [record.document() for record in chosen.nearest],
+        "package": str(chosen.package) if chosen.package else None,
+    }
+
+
+def _show_selection(chosen: Selection, results: Results, limits: dict[str, float], options: Namespace) -> int:
+    """The choice for people, unless they want JSON; 3 where nothing fits."""
+    names = results.study.objectives.names
+    if not options.json:
+        _console().print(selection_table(chosen.selected, chosen.nearest, limits, results.device, names))
+    if chosen.selected is None:
+        print(f"sekd: no trained student of '{results.study.name}' fits", file=sys.stderr)
+        return 3
+    print(f"package: {chosen.package}", file=_aside(options))
     return 0
 
 
-def _nothing_fits(results: Results, limits: dict[str, float], options: Namespace) -> int:
-    nearest = nearest_misses(results.records, limits, results.device, kind=results.kind)
-    if options.json:
-        print(json.dumps({"selected": None, "nearest": [r.document() for r in nearest], "package": None}))
-    else:
-        _console().print(selection_table(None, nearest, limits, results.device))
-    print(f"sekd: no trained student of '{results.study.name}' fits", file=sys.stderr)
-    return 3
+def _aside(options: Namespace) -> TextIO:
+    """Where words go that are not the JSON document."""
+    return sys.stderr if options.json else sys.stdout
 
 
 def reprofile(options: Namespace) -> int:
@@ -221,8 +231,6 @@ def init(options: Namespace) -> int:
 
 
 def clean(options: Namespace) -> int:
-    from search.tuner import driving
-
     folder = run_folder(options.study)
     with driving(folder):
         freed = _size(folder)
@@ -237,7 +245,7 @@ def clean(options: Namespace) -> int:
 
 def _forget_leftovers(folder: Path) -> None:
     """Checkpoints and exports of trials that are on record; what `select` needs stays."""
-    for trial in (folder / "trials").iterdir():
+    for trial in (folder / "trials").glob("*"):
         if (trial / "result.json").exists():
             for name in ("checkpoint.pt", "checkpoint.partial", "untrained.onnx"):
                 (trial / name).unlink(missing_ok=True)

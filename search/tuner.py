@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from search.backends.base import Backend, Died, Done, Progress
-from search.device import DeviceProfile, load_device, require_measurable
+from search.device import DeviceProfile, load_device, require_measurable, require_torch_device
 from search.record import LATENCIES, TrialRecord
 from search.selection import fits, nearest_misses
 from search.store import Store, open_storage
 from search.study import StudyDefinition, absolute_text, cache_folder, home, read_study
 from search.trial import Job, Shared, make_job, metrics_of
 from sekd.cache import write_json
-from sekd.config import parse
+from sekd.config import content_hash, parse
 from sekd.distillation import DistillConfig
 from sekd.errors import InputError
 from sekd.preparation import Prepared, prepare
@@ -69,17 +70,33 @@ class View:
     def trial_ended(self, record: TrialRecord, done: int, wanted: int) -> None:
         """A trial is on record."""
 
+    def close(self) -> None:
+        """The search is over."""
+
 
 def start_run(path: Path) -> tuple[StudyDefinition, Path]:
-    """The study at ``path`` and its run folder, made if it is new; a changed definition replaces the kept one.
+    """The study at ``path`` and its run folder, made if it is new.
 
     Raises:
         InputError: the definition cannot be used, or the folder cannot be written.
     """
     study = read_study(path)
+    if path.name == "definition.toml":  # a run continues where it lies, wherever that is
+        return study, path.resolve().parent
     folder = home() / "runs" / study.name
+    if not (folder / "definition.toml").exists():
+        keep_definition(path, folder)
+    return study, folder
+
+
+def keep_definition(path: Path, folder: Path) -> None:
+    """Makes the file at ``path`` the run's definition; an earlier one may differ in what is free to change.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
     if path.resolve() == (folder / "definition.toml").resolve():
-        return study, folder
+        return
     try:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
         partial = folder / ".definition.partial"
@@ -87,7 +104,6 @@ def start_run(path: Path) -> tuple[StudyDefinition, Path]:
         os.replace(partial, folder / "definition.toml")
     except OSError as error:
         raise InputError(f"{folder}: cannot write the run here: {error.strerror}") from error
-    return study, folder
 
 
 @contextmanager
@@ -97,8 +113,11 @@ def driving(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another one is at work; names its process and host.
     """
-    path = folder / "driver.lock"
-    with open(path, "a+") as file:
+    try:
+        file = open(folder / "driver.lock", "a+")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write here: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -129,13 +148,16 @@ class Tuner:
         self.study, self.folder, self.backend, self.view = study, folder, backend, view
         self.device = load_device(study.device)
         check_device(study, self.device)
-        self.store = Store(study, open_storage(folder, storage))
+        require_torch_device(torch_device)
+        self.store = Store.create(study, open_storage(folder, storage))
         data = parse(DistillConfig, study.document({}), study.name)
         self.prepared = prepared or prepare(
             data.data, data.teacher, seed=study.seed, cache=cache_folder(), say=view.say
         )
         hashes = {k: v for k, v in self.prepared.hashes.model_dump().items() if v is not None}
         self.store.check_identity(study.identity(hashes))
+        # A search under way was accepted with the teacher it has.
+        force = force or bool(self.store.records())
         self.baseline = _baseline(study, self.prepared, folder, view.say, force=force)
         self.store.note("baseline", self.baseline["means"])
         self._shared = self._what_jobs_share(torch_device)
@@ -179,7 +201,7 @@ class Tuner:
                 self._collect(self.study.trials)
             wanted = self.study.trials if trials is None else self._counted() + trials
             while ended is None and self._may_start(wanted):
-                ended = self._next()
+                ended = self._next(wanted)
                 self._make_room(wanted)
             while self._running:
                 self._collect(wanted)
@@ -203,10 +225,9 @@ class Tuner:
     def _counted(self) -> int:
         return sum(counts(record) for record in self.store.records())
 
-    def _next(self) -> str | None:
+    def _next(self, wanted: int) -> str | None:
         """Asks for one trial and starts it; the reason to end the search, if there is one."""
-        records = self.store.records()
-        reason = exhausted(records, self.study.trials)
+        reason = exhausted([record for record in self.store.records() if self._stands(record)], wanted)
         if reason is not None:
             return reason
         number, params = self.store.ask()
@@ -214,7 +235,11 @@ class Tuner:
         return None
 
     def _start(self, number: int, params: dict[str, Any]) -> None:
-        config = parse(DistillConfig, self.study.document(params), f"trial {number}")
+        try:
+            config = parse(DistillConfig, self.study.document(params), f"trial {number}")
+        except InputError as error:  # each setting is right, but not all of them together
+            nothing = _without_record(number, content_hash(params, 16), params, "INFEASIBLE", str(error))
+            return self._record(nothing)
         trial_id = config.identity(self.prepared.hashes)
         earlier = self._earlier(trial_id, number)
         if earlier is not None:
@@ -223,23 +248,24 @@ class Tuner:
             )
             return
         job = make_job(self.study, number, trial_id, params, self.folder, self._shared)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        write_json(job.folder / "config.json", job.document)
+        _own_folder(job)
         self._running[number] = job
         self.view.trial_started(number, params)
         self.backend.submit(job)
 
     def _earlier(self, trial_id: str, number: int) -> TrialRecord | None:
-        """A finished trial of the same identity; one that was infeasible counts only while it still is."""
+        """A finished trial of the same identity."""
         for record in self.store.records():
             same = record.trial_id == trial_id and record.duplicate_of is None and record.number != number
-            if same and record.status == "COMPLETE":
+            if same and record.status in ("COMPLETE", "INFEASIBLE") and self._stands(record):
                 return record
-            if same and record.status == "INFEASIBLE":
-                known = [v for v in fits(record, self.study.budget.limits(), self.device.name) if v.value is not None]
-                if known or not record.violations:
-                    return record
         return None
+
+    def _stands(self, record: TrialRecord) -> bool:
+        """False for what was infeasible under an earlier budget or device and might not be today."""
+        if record.status != "INFEASIBLE" or not record.violations:
+            return True
+        return any(v.value is not None for v in fits(record, self.study.budget.limits(), self.device.name))
 
     def _make_room(self, wanted: int) -> None:
         while len(self._running) >= self.backend.slots:
@@ -263,17 +289,7 @@ class Tuner:
             self._running[event.number] = job
             self.backend.submit(job)
             return
-        self._record(
-            TrialRecord(
-                trial_id=job.trial_id,
-                variant_id=job.trial_id,
-                number=job.number,
-                status="FAILED",
-                params=job.params,
-                reason=event.reason,
-            ),
-            wanted,
-        )
+        self._record(_without_record(job.number, job.trial_id, job.params, "FAILED", event.reason), wanted)
 
     def _record(self, record: TrialRecord, wanted: int = 0) -> None:
         self.store.tell(record)
@@ -281,16 +297,32 @@ class Tuner:
         self.view.trial_ended(record, done, max(wanted, done))
 
     def _closing_words(self, ended: str | None) -> None:
-        records = self.store.records()
-        fitting = [r for r in records if r.status == "COMPLETE"]
+        records, limits = self.store.records(), self.study.budget.limits()
         if ended is not None:
             self.view.say(ended)
-        if not fitting and any(record.status == "INFEASIBLE" for record in records):
-            limits = self.study.budget.limits()
+        known = [record for record in records if record.status in ("COMPLETE", "INFEASIBLE")]
+        if known and all(r.status == "INFEASIBLE" or fits(r, limits, self.device.name) for r in known):
             raise NothingFits(
                 f"no student of '{self.study.name}' fits its budget on {self.device.name}",
                 nearest_misses(records, limits, self.device.name),
             )
+
+
+def _without_record(number: int, trial_id: str, params: dict[str, Any], status: Any, reason: str) -> TrialRecord:
+    """A record for a trial that came to none of its own."""
+    return TrialRecord(
+        trial_id=trial_id, variant_id=trial_id, number=number, status=status, params=params, reason=reason
+    )
+
+
+def _own_folder(job: Job) -> None:
+    """The trial's folder; a checkpoint or result in it is kept only if it is this very trial's."""
+    owner = job.folder / "trial_id"
+    if job.folder.exists() and (not owner.exists() or owner.read_text() != job.trial_id):
+        shutil.rmtree(job.folder)  # of a study whose records are elsewhere or gone
+    job.folder.mkdir(parents=True, exist_ok=True)
+    owner.write_text(job.trial_id)
+    write_json(job.folder / "config.json", job.document)
 
 
 def counts(record: TrialRecord) -> bool:
