@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,10 +49,7 @@ def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = N
     state = model.initial_state(1)
     frame = torch.zeros(1, model.n_fft // 2 + 1, 1, 2)
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        # The tracing exporter is deprecated, but the newer one cannot write opset 17.
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with _without_known_warnings(), torch.no_grad():
         torch.onnx.export(
             _Step(model),
             (frame, *state),
@@ -70,6 +68,16 @@ def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = N
     onnx.save(graph, partial)
     partial.replace(path)
     return describe(path)
+
+
+@contextmanager
+def _without_known_warnings() -> Iterator[None]:
+    """Of the tracing exporter, which is deprecated, but the newer one cannot write opset 17."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # one frame, one signal: branches are constant
+        warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
+        yield
 
 
 def _metadata(model: Enhancer, state: State) -> dict[str, str]:
