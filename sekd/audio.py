@@ -78,9 +78,7 @@ def read_audio(
     return resample(np.ascontiguousarray(mono), rate, sample_rate)
 
 
-def require_finite(
-    block: np.ndarray, path: str | os.PathLike[str], sample_rate: int, first_frame: int = 0
-) -> None:
+def require_finite(block: np.ndarray, path: str | os.PathLike[str], sample_rate: int, first_frame: int = 0) -> None:
     """Raises InputError with the time of the first NaN or infinite sample of ``block`` (sample, ...)."""
     finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
     if not finite.all():

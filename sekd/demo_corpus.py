@@ -58,9 +58,7 @@ class Clip(NamedTuple):
     wave: np.ndarray
 
 
-def make_demo_corpus(
-    folder: Path, *, seed: int = 0, minutes: float = 10.0, progress: Progress | None = None
-) -> Path:
+def make_demo_corpus(folder: Path, *, seed: int = 0, minutes: float = 10.0, progress: Progress | None = None) -> Path:
     """Write ``minutes`` of speech and as much noise into ``folder``; return its manifest.
 
     Args:

@@ -79,10 +79,7 @@ def impacts(rng: Generator, samples: int) -> np.ndarray:
     def knock() -> np.ndarray:
         time = _seconds(int(8 * decay_s * SAMPLE_RATE_HZ))
         modes = lowest_hz * np.concatenate([[1.0], rng.uniform(1.3, 7, 4)])
-        rings = [
-            np.sin(2 * np.pi * min(hz, 7000) * time) * np.exp(-time * hz / lowest_hz / decay_s)
-            for hz in modes
-        ]
+        rings = [np.sin(2 * np.pi * min(hz, 7000) * time) * np.exp(-time * hz / lowest_hz / decay_s) for hz in modes]
         return rng.uniform(0.4, 1) * (rings[0] + 0.6 * sum(rings[1:]))
 
     return _events(rng, samples, rng.uniform(2, 6), knock) + 0.1 * _shaped(rng, samples, _falling(1.3))
@@ -156,8 +153,7 @@ def beeps(rng: Generator, samples: int) -> np.ndarray:
 
 
 GENERATORS: dict[str, Noise] = {
-    noise.__name__: noise
-    for noise in (coloured, hum, impacts, modulated, engine, wind, keyboard, rain, beeps)
+    noise.__name__: noise for noise in (coloured, hum, impacts, modulated, engine, wind, keyboard, rain, beeps)
 }
 
 

@@ -191,9 +191,7 @@ def batches(config: DistillConfig, prepared: Prepared, cache: Path) -> Callable[
     return LiveBatches(Mixer(recipe, seed=config.seed), batch=config.train.batch)
 
 
-def _train(
-    config: DistillConfig, source: Callable[[int], Batch], folder: Path | None, run: Run
-) -> Enhancer:
+def _train(config: DistillConfig, source: Callable[[int], Batch], folder: Path | None, run: Run) -> Enhancer:
     torch.manual_seed(config.seed)
     model = build(config.student).to(run.torch_device)
     loss = LossConfig(config.distill.dispatch, config.distill.loss_level)

@@ -75,9 +75,7 @@ def enhance_file(
     )  # fmt: skip
 
 
-def enhance_folder(
-    enhancer: HopEnhancer, source: Path, target: Path, notice: Notice | None = None
-) -> FolderSummary:
+def enhance_folder(enhancer: HopEnhancer, source: Path, target: Path, notice: Notice | None = None) -> FolderSummary:
     """Every audio file of the folder ``source`` to one of the same name in ``target``.
 
     A file that cannot be enhanced is listed with the reason, and the others are done.
@@ -106,9 +104,7 @@ def _encoding(file: soundfile.SoundFile, target: Path) -> Encoding:
     return encoding_for(target, Encoding(file.format, file.subtype), bytes_at_most=size)
 
 
-def _run(
-    enhancer: HopEnhancer, file: soundfile.SoundFile, source: Path, writer: AudioWriter, block_frames: int
-) -> int:
+def _run(enhancer: HopEnhancer, file: soundfile.SoundFile, source: Path, writer: AudioWriter, block_frames: int) -> int:
     """Streams all of ``file`` to ``writer``; returns the number of frames."""
     channels = [_Channel(enhancer, file.samplerate) for _ in range(file.channels)]
     frames = 0

@@ -84,9 +84,7 @@ def find_pairs(folder: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, st
     noisy, clean = (_by_stem(folder / side) for side in ("noisy", "clean"))
     common = sorted(noisy.keys() & clean.keys())
     if not common:
-        raise InputError(
-            f"{folder}: no name is common to noisy/ ({_some(noisy)}) and clean/ ({_some(clean)})"
-        )
+        raise InputError(f"{folder}: no name is common to noisy/ ({_some(noisy)}) and clean/ ({_some(clean)})")
     failed = {name: "no clean file of this name" for name in sorted(noisy.keys() - clean.keys())}
     failed |= {name: "no noisy file of this name" for name in sorted(clean.keys() - noisy.keys())}
     pairs = {}
@@ -119,9 +117,7 @@ def _some(names: dict[str, Path]) -> str:
     return f"{shown}, ..." if len(names) > _NAMES_SHOWN else shown
 
 
-def _triples(
-    enhancer: HopEnhancer, pairs: dict[str, tuple[Path, Path]], failed: dict[str, str]
-) -> Iterator[Triple]:
+def _triples(enhancer: HopEnhancer, pairs: dict[str, tuple[Path, Path]], failed: dict[str, str]) -> Iterator[Triple]:
     """Reads and enhances pair after pair; what breaks is added to ``failed``.
 
     A file that cannot be read is left out, whoever enhances it. An estimate that is not finite is the

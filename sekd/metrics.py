@@ -73,9 +73,7 @@ def score_pairs(
     return PairScores(metrics=tuple(metrics), pairs=tuple(pairs))
 
 
-def _in_process(
-    jobs: Iterable[_Job], guard: Callable[[], AbstractContextManager[object]]
-) -> Iterator[PairScore]:
+def _in_process(jobs: Iterable[_Job], guard: Callable[[], AbstractContextManager[object]]) -> Iterator[PairScore]:
     for job in jobs:
         with guard():
             pair = _score(job)

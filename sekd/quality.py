@@ -37,9 +37,7 @@ class Metric:
     direction: Literal["maximize", "minimize"]
     compute: Callable[[np.ndarray, np.ndarray, int], float]
 
-    def __call__(
-        self, estimate: np.ndarray, target: np.ndarray, *, sample_rate: int = 16_000
-    ) -> float | None:
+    def __call__(self, estimate: np.ndarray, target: np.ndarray, *, sample_rate: int = 16_000) -> float | None:
         return self.outcome(estimate, target, sample_rate=sample_rate).value
 
     @property

@@ -7,9 +7,7 @@ import math
 import numpy as np
 
 _ZERO_CROSSINGS = 32  # of the sinc, on each side
-_CUTOFF = (
-    0.93  # of the lower Nyquist frequency; the pass band ends at 0.85 of it, the stop band begins at 1.01
-)
+_CUTOFF = 0.93  # of the lower Nyquist frequency; the pass band ends at 0.85 of it, the stop band begins at 1.01
 _KAISER_BETA = 8.0  # 80 dB of stop band
 
 

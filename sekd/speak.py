@@ -133,9 +133,7 @@ class _Espeak:
         # The library takes an unknown variant for no variant at all: look for ourselves.
         language, _, variant = voice.partition("+")
         if variant and variant not in self._variants:
-            raise InputError(
-                f"unknown voice variant {variant!r} in {voice!r}{nearest(variant, self._variants)}"
-            )
+            raise InputError(f"unknown voice variant {variant!r} in {voice!r}{nearest(variant, self._variants)}")
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise InputError(f"unknown language {language!r} in voice {voice!r}")
 

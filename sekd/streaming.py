@@ -46,9 +46,7 @@ class OnnxEnhancer(HopEnhancer):
         try:
             self.format = _read_format(self._session.get_modelmeta().custom_metadata_map)
             self._initial = _check_tensors(self._session, self.format.n_fft // 2 + 1)
-            super().__init__(
-                self.format.sample_rate, self.format.n_fft, self.format.hop_length, self.format.window()
-            )
+            super().__init__(self.format.sample_rate, self.format.n_fft, self.format.hop_length, self.format.window())
         except ValueError as error:
             raise InputError(f"{path}: not a streaming enhancer: {error}") from error
         self._outputs = ["enh", *(f"{name}_out" for name in self._initial)]

@@ -116,9 +116,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * rate(self.step, self.steps, self.config.warmup)
         signals = Signals(self.model(noisy), clean, noisy, teacher, level=self.loss.level)
-        terms = {
-            name: TERMS[name].compute(signals, self.loss.dispatch) for name in self.weights_at(self.step)
-        }
+        terms = {name: TERMS[name].compute(signals, self.loss.dispatch) for name in self.weights_at(self.step)}
         total = torch.stack([self.weights_at(self.step)[name] * value for name, value in terms.items()]).sum()
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not math.isfinite(sum(values.values())):

@@ -10,9 +10,7 @@ from torch import Tensor
 from sekd.losses.signals import stft
 
 
-def dispatch_l2(
-    estimate: Tensor, target: Tensor, teacher: Tensor, *, patch: int = 20, keep: float = 0.8
-) -> Tensor:
+def dispatch_l2(estimate: Tensor, target: Tensor, teacher: Tensor, *, patch: int = 20, keep: float = 0.8) -> Tensor:
     """Output L2 distillation on the ``keep`` share of patches with the largest knowledge gap.
 
     As the published code computes it: a patch is ``patch`` bins of one frame, selection is by utterance and

@@ -16,9 +16,7 @@ Level = Literal["mixture", "raw"]
 def stft(signal: Tensor, n_fft: int = 512, hop: int = 128, *, window: str = "hann") -> Tensor:
     """Complex spectrum ``(batch, freq, frame)`` of ``(batch, sample)``: centred, reflected, not normalised."""
     shape = torch.hann_window(n_fft, device=signal.device, dtype=signal.dtype)
-    return torch.stft(
-        signal, n_fft, hop, window=shape.sqrt() if window == "hann_sqrt" else shape, return_complex=True
-    )
+    return torch.stft(signal, n_fft, hop, window=shape.sqrt() if window == "hann_sqrt" else shape, return_complex=True)
 
 
 class Signals:

@@ -49,9 +49,7 @@ def compressed(estimate: Tensor, target: Tensor, *, power: float = 0.3, complex_
     return compressed_spectral(enhanced, clean, power=power, complex_share=complex_share)
 
 
-def compressed_spectral(
-    enhanced: Tensor, clean: Tensor, *, power: float = 0.3, complex_share: float = 0.3
-) -> Tensor:
+def compressed_spectral(enhanced: Tensor, clean: Tensor, *, power: float = 0.3, complex_share: float = 0.3) -> Tensor:
     """``compressed`` on complex spectra ``(batch, freq, frame)``."""
     size_e, root_e = _size_and_root(enhanced, power)
     size_c, root_c = _size_and_root(clean, power)

@@ -89,9 +89,9 @@ class Enhancer(nn.Module, ABC):
         """``(batch, freq, frame, 2)`` to the ``samples`` that ``analyse`` began with, ``(batch, sample)``."""
         windows = torch.fft.irfft(torch.view_as_complex(spectrum.transpose(1, 2).contiguous())) * self.window
         length = (spectrum.shape[2] - 1) * self.hop + self.n_fft
-        added = nn.functional.fold(
-            windows.transpose(1, 2), (1, length), (1, self.n_fft), stride=(1, self.hop)
-        ).reshape(windows.shape[0], length)
+        added = nn.functional.fold(windows.transpose(1, 2), (1, length), (1, self.n_fft), stride=(1, self.hop)).reshape(
+            windows.shape[0], length
+        )
         flush = self.n_fft - self.hop
         return added[:, flush : flush + samples] * (2 * self.hop / self.n_fft)
 

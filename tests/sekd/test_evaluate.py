@@ -42,9 +42,7 @@ def test_an_identity_changes_no_score(pairs):
 def test_processes_give_the_same_evaluation(pairs):
     enhancer = model(pairs, gain=0.5)
     chosen = {"metrics": ("si_sdr_db", "estoi")}
-    assert evaluate(enhancer, pairs, processes=2, **chosen) == evaluate(
-        enhancer, pairs, processes=1, **chosen
-    )
+    assert evaluate(enhancer, pairs, processes=2, **chosen) == evaluate(enhancer, pairs, processes=1, **chosen)
 
 
 def test_models_at_another_rate_are_scored_at_16_khz(pairs):
