@@ -21,9 +21,8 @@ from search.record import TrialRecord
 from search.selection import nearest_misses
 from search.study import StudyDefinition, cache_folder, read_study
 from search.trial import Job, Shared
-from search.tuner import check_device, wants_latency
+from search.tuner import check_device, check_recordings, wants_latency
 from sekd.config import content_hash, parse
-from sekd.data import DEMO, source_files
 from sekd.distillation import DistillConfig
 from sekd.train import LossConfig, Trainer
 
@@ -43,9 +42,7 @@ def check_study(path: Path, samples: int) -> dict[str, Any]:
     device = load_device(study.device)
     check_device(study, device)
     config = parse(DistillConfig, study.document({}), str(path))
-    for recipe in (config.data.train, config.data.valid):
-        if recipe.manifest != DEMO:
-            source_files(recipe)
+    check_recordings(config)
     rng = random.Random(study.seed)
     drawn = [study.sample(rng) for _ in range(samples)]
     with tempfile.TemporaryDirectory() as scratch:

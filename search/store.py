@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -166,15 +167,14 @@ class Store:
             return trial.number, suggest(trial, self.definition)
 
     def _proposal(self, known: list[FrozenTrial]) -> dict[str, Any]:
-        """What the sampler says after ``known``, asked on a copy: a pure function of the record."""
+        """What the sampler says after ``known``, asked on a twin of the study: a pure function of the record."""
         number, first = len(known), self.definition.first()
-        copy = optuna.create_study(
-            directions=self.definition.objectives.directions, sampler=make_sampler(self.definition, number)
-        )
-        copy.add_trials(known)
+        sampler = make_sampler(self.definition, number)
+        twin = optuna.create_study(directions=self.definition.objectives.directions, sampler=sampler)
+        twin.add_trials([_in_one_order(trial) for trial in known])
         if number < len(first):
-            copy.enqueue_trial(_as_optuna(first[number], self.definition))
-        return suggest(copy.ask(), self.definition)
+            twin.enqueue_trial(_as_optuna(first[number], self.definition))
+        return suggest(twin.ask(), self.definition)
 
     def settings(self, number: int) -> dict[str, Any]:
         """The settings of a running trial."""
@@ -206,6 +206,13 @@ def _as_optuna(settings: Mapping[str, Any], study: StudyDefinition) -> dict[str,
         plain = choice is None or all(isinstance(option, str | int | float | bool) for option in choice)
         stored[key] = value if plain else list(choice or ()).index(value)
     return stored
+
+
+def _in_one_order(trial: FrozenTrial) -> FrozenTrial:
+    """A copy with its constraints by name: samplers read them by place, and a storage returns them in any order."""
+    ordered = copy.copy(trial)
+    ordered.system_attrs = dict(sorted(trial.system_attrs.items()))
+    return ordered
 
 
 @contextmanager

@@ -22,7 +22,9 @@ from search.store import Store, open_storage
 from search.study import StudyDefinition, absolute_text, cache_folder, home, read_study
 from search.trial import Job, Shared, make_job, metrics_of
 from sekd.cache import write_json
+from sekd.checkpoint import load_model
 from sekd.config import content_hash, parse
+from sekd.data import DEMO, source_files
 from sekd.distillation import DistillConfig
 from sekd.errors import InputError
 from sekd.preparation import Prepared, prepare
@@ -149,8 +151,9 @@ class Tuner:
         self.device = load_device(study.device)
         check_device(study, self.device)
         require_torch_device(torch_device)
-        self.store = Store.create(study, open_storage(folder, storage))
         data = parse(DistillConfig, study.document({}), study.name)
+        check_recordings(data)
+        self.store = Store.create(study, open_storage(folder, storage))
         self.prepared = prepared or prepare(
             data.data, data.teacher, seed=study.seed, cache=cache_folder(), say=view.say
         )
@@ -358,6 +361,19 @@ def check_device(study: StudyDefinition, device: DeviceProfile) -> None:
         require_measurable(device)
         if device.latency != "local":
             raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not built yet")
+
+
+def check_recordings(config: DistillConfig) -> None:
+    """Says at once, and not after minutes of preparation, that something is missing.
+
+    Raises:
+        InputError: recordings or the teacher's file cannot be used.
+    """
+    for recipe in (config.data.train, config.data.valid):
+        if recipe.manifest != DEMO:
+            source_files(recipe)
+    if config.teacher is not None and config.teacher.model is not None:
+        load_model(Path(config.teacher.model))
 
 
 def _baseline(study: StudyDefinition, prepared: Prepared, folder: Path, say: Say, *, force: bool) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Every profile and study that ships with the package can be read."""
 
-import tomllib
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 from search.device import NUMERIC, list_devices, load_device
+from search.study import read_study
 
 STUDIES = [file for file in resources.files("studies").iterdir() if file.name.endswith(".toml")]
 
@@ -26,4 +27,7 @@ def test_the_promised_devices_are_there():
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.name)
 def test_study(file):
-    tomllib.loads(file.read_text(encoding="utf-8"))
+    study = read_study(Path(str(file)))
+    assert study.name == file.name.removesuffix(".toml")
+    load_device(study.device)
+    assert "supervised" in study.space["distill.schedule.kind"].choice

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from search.backends.base import Backend, Died, Done, Event, Progress
@@ -49,6 +50,7 @@ class LocalBackend(Backend):
     def _read(self, worker: _Worker, line: str | None) -> list[Event]:
         if line is None:
             self._workers = [other for other in self._workers if other is not worker]
+            worker.close()
             if worker.number is None:
                 return []
             return [Died(worker.number, worker.how_it_ended())]
@@ -70,6 +72,7 @@ class LocalBackend(Backend):
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
+            worker.close()
         self._workers = []
 
 
@@ -89,7 +92,8 @@ class _Worker:
                 env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C in the terminal is the driver's to handle
             )
-        threading.Thread(target=self._listen, args=(events,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(events,), daemon=True)
+        self._listener.start()
 
     def give(self, job: Job) -> None:
         self.number = job.number
@@ -106,6 +110,14 @@ class _Worker:
             events.put((self, line))
         self.process.wait()
         events.put((self, None))
+
+    def close(self) -> None:
+        """Gives back the pipes of a process that has ended."""
+        self._listener.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # what it did not live to read
+                pipe.close()
 
     def how_it_ended(self) -> str:
         code = self.process.returncode
