@@ -57,7 +57,6 @@ def refused(run):
 def test_help_loads_nothing_heavy():
     text = (
         "import sys; from search.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-        "import search; search.agent if hasattr(search, 'agent') else None\n"
         "print([n for n in ('torch', 'ray', 'optuna', 'onnxruntime', 'pydantic') if n in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
@@ -208,6 +207,7 @@ def measured_study(home, changes=None):
     space = {
         "student.width": {"choice": [4, 6, 8]},
         "distill.schedule.kind": {"choice": ["supervised", "one_step"]},
+        "train.lr": {"float": [1e-3, 6e-3], "log": True},  # so that no proposal comes twice
     }
     base = {"device": "x86-1core", "trials": 3, "objectives/quality": "si_sdr_db", "space": space}
     costs = {"objectives/cost": ["latency_ms", "macs_per_s"]}
@@ -259,7 +259,7 @@ def test_from_launch_to_a_package_and_back(run, refused, home, tmp_path):
     assert code == 0 and sum(json.loads(out)["trials"].values()) >= 4
     kept = (home / "runs/tiny/definition.toml").read_text()
     measured_study(home, {"seed": 9})
-    assert "seed changed" in refused_at_the_end(run, "launch", "tiny", "--json")
+    assert "another definition: seed" in refused_at_the_end(run, "launch", "tiny", "--json")
     assert (home / "runs/tiny/definition.toml").read_text() == kept
     code, out, _ = run("clean", "tiny", "--json")
     assert code == 0 and json.loads(out)["freed_mib"] >= 0
@@ -287,7 +287,7 @@ def retrains_to_the_same_bits(run, refused, tmp_path):
     assert json.loads(out)["weights_hash"] == hash_of_weights(load_model(package / "model.safetensors"))
     text = (package / "config.toml").read_text()
     (package / "other.toml").write_text(text.replace("pool_minutes = 0.2", "pool_minutes = 0.3"))
-    line = refused_at_the_end(run, "train", package / "other.toml", "--out", tmp_path / "other")
+    line = refused_at_the_end(run, "train", package / "other.toml", "--out", tmp_path / "other", "--json")
     assert "expect.pool" in line
 
 
