@@ -2,17 +2,65 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from search.objective import validation_pairs
+from search.study import StudyDefinition
+from search.trial import metrics_of
 from sekd.audio import read_audio
+from sekd.cache import write_json
 from sekd.checkpoint import load_model
+from sekd.errors import InputError
 from sekd.metrics import Triple, score_pairs, summarise
 from sekd.preparation import Prepared
+
+Say = Callable[[str], None]
+
+
+def gated_baseline(
+    study: StudyDefinition, prepared: Prepared, folder: Path, say: Say, *, force: bool
+) -> dict[str, Any]:
+    """Scores of unprocessed audio and of the teacher on the validation pairs, made once a study.
+
+    Raises:
+        InputError: the teacher does not beat unprocessed audio, and ``force`` is not set.
+    """
+    kept = folder / "baseline.json"
+    key = [prepared.hashes.valid, prepared.hashes.teacher, *metrics_of(study)]
+    known = json.loads(kept.read_text()) if kept.exists() else None
+    if known is None or known["of"] != key:
+        known = {"of": key, "means": _scored(study, prepared, folder, say)}
+        write_json(kept, known)
+    quality = study.objectives.quality
+    before, teacher = (known["means"].get(name, {}).get(quality) for name in ("unprocessed", "teacher"))
+    if teacher is not None:
+        say(f"{quality}: unprocessed {_mean(before)}, teacher {_mean(teacher)} on {teacher['n']} validation pairs")
+        poor = teacher["mean"] is None or (before["mean"] is not None and teacher["mean"] <= before["mean"])
+        if poor and not force:
+            raise InputError(
+                f"the teacher's {quality} {_mean(teacher)} does not beat unprocessed {_mean(before)}: "
+                "train it longer (teacher.train.steps), or use --force"
+            )
+    return known
+
+
+def _mean(score: dict[str, Any]) -> str:
+    return "-" if score["mean"] is None else f"{score['mean']:.3f}"
+
+
+def _scored(study: StudyDefinition, prepared: Prepared, folder: Path, say: Say) -> dict[str, Any]:
+    started = time.monotonic()
+    means, unprocessed = score_baseline(prepared, metrics_of(study))
+    write_json(folder / "unprocessed.json", unprocessed)
+    say(f"scoring unprocessed audio and the teacher: done in {time.monotonic() - started:.0f} s")
+    return means
 
 
 def score_baseline(prepared: Prepared, metrics: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

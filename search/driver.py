@@ -8,8 +8,9 @@ from pathlib import Path
 
 from search.backends.local import LocalBackend
 from search.results import Results, open_results
+from search.run_folder import driving, keep_definition, start_run
 from search.study import StudyDefinition, find_definition
-from search.tuner import Tuner, View, driving, keep_definition, start_run
+from search.tuner import Tuner, View
 
 
 def launch(

@@ -17,11 +17,11 @@ from search.device import load_device
 from search.device_lock import DeviceLock
 from search.labels import heading, shown
 from search.objective import Rejected, before_training
+from search.preflight import check_device, check_recordings, wants_latency
 from search.record import TrialRecord
 from search.selection import nearest_misses
 from search.study import StudyDefinition, cache_folder, read_study
 from search.trial import Job, Shared
-from search.tuner import check_device, check_recordings, wants_latency
 from sekd.config import content_hash, parse
 from sekd.distillation import DistillConfig
 from sekd.train import LossConfig, Trainer

@@ -93,17 +93,23 @@ def _worst(name: str, study: StudyDefinition, known: Sequence[TrialRecord]) -> f
     return min(values) if name == study.objectives.quality else max(values)
 
 
-def constraints(record: TrialRecord, study: StudyDefinition, keys: Sequence[str]) -> dict[str, float]:
-    """How far each limit is exceeded, as a share of it; at most 0 where it is kept.
+def constraints(record: TrialRecord, study: StudyDefinition) -> dict[str, float]:
+    """How far each of today's limits is exceeded, as a share of it; at most 0 where it is kept.
 
-    Always the same, in the same order, whatever becomes of the budget: the Gaussian process reads them by place.
-    ``keys`` are the limits that the study began with.
+    Always all, in one order: the Gaussian process reads them by place.
     """
-    limits = study.budget.limits()
     shares = {}
-    for key in keys:
+    for key, limit in study.budget.limits().items():
         value = record.value(key, study.device_name)
-        shares[key] = -1.0 if key not in limits else 0.0 if value is None else value / limits[key] - 1
-    # The rest: an operator the device lacks, its memory, a limit that was added later.
+        shares[key] = 0.0 if value is None else value / limit - 1
+    # The rest: an operator that the device lacks, its memory, a latency that could not be had.
     shares["other"] = 1.0 if record.status == "INFEASIBLE" and max(shares.values(), default=0) <= 0 else -1.0
     return shares
+
+
+def lapsed(record: TrialRecord, study: StudyDefinition) -> bool:
+    """Whether a trial was infeasible under an earlier budget only, so that nothing speaks against it today."""
+    if record.status != "INFEASIBLE" or not record.violations:
+        return False
+    of_budgets = all(violation.key in type(study.budget).model_fields for violation in record.violations)
+    return of_budgets and not any(share > 0 for key, share in constraints(record, study).items() if key != "other")

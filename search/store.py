@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,12 +15,12 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.record import TrialRecord
-from search.sampler import constraints, make_sampler, suggest, told
+from search.sampler import constraints, lapsed, make_sampler, suggest, told
 from search.study import StudyDefinition
 from sekd.errors import InputError
 
 FORMAT = 1  # of what we write into a study
-RECORD, IDENTITY, LATENCY, LIMITS = "sekd_record", "sekd_identity", "sekd_latency:", "sekd_limits"
+RECORD, IDENTITY, LATENCY = "sekd_record", "sekd_identity", "sekd_latency:"
 
 
 def open_storage(folder: Path, url: str | None = None) -> BaseStorage:
@@ -91,8 +90,6 @@ class Store:
             )
         store = cls(study, storage)
         store.note("sekd_format", FORMAT)
-        if store.noted(LIMITS) is None:
-            store.note(LIMITS, list(study.budget.limits()))
         return store
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
@@ -171,10 +168,26 @@ class Store:
         number, first = len(known), self.definition.first()
         sampler = make_sampler(self.definition, number)
         twin = optuna.create_study(directions=self.definition.objectives.directions, sampler=sampler)
-        twin.add_trials([_in_one_order(trial) for trial in known])
+        records = {record.number: record for record in self.records()}
+        standing = [t for t in known if t.number not in records or not lapsed(records[t.number], self.definition)]
+        twin.add_trials([self._as_today(trial, records) for trial in standing])
         if number < len(first):
             twin.enqueue_trial(_as_optuna(first[number], self.definition))
         return suggest(twin.ask(), self.definition)
+
+    def _as_today(self, trial: FrozenTrial, records: Mapping[int, TrialRecord]) -> FrozenTrial:
+        """A trial as it would be told under today's budget, which may have changed since; constraints in one order."""
+        record = records.get(trial.number)
+        if record is None:
+            return trial
+        state, values = told(record, self.definition, list(records.values()))
+        return optuna.create_trial(
+            state=state,
+            values=values,
+            params=trial.params,
+            distributions=trial.distributions,
+            constraints=constraints(record, self.definition),
+        )
 
     def settings(self, number: int) -> dict[str, Any]:
         """The settings of a running trial."""
@@ -190,7 +203,7 @@ class Store:
         with _quiet():
             trial = self._trial(record.number)
             trial.set_user_attr(RECORD, record.model_dump_json())
-            for key, value in constraints(record, self.definition, self.noted(LIMITS)).items():
+            for key, value in constraints(record, self.definition).items():
                 trial.set_constraint(key, value)
             state, values = told(record, self.definition, self.records())
             self._study.tell(record.number, values, state=state)
@@ -206,13 +219,6 @@ def _as_optuna(settings: Mapping[str, Any], study: StudyDefinition) -> dict[str,
         plain = choice is None or all(isinstance(option, str | int | float | bool) for option in choice)
         stored[key] = value if plain else list(choice or ()).index(value)
     return stored
-
-
-def _in_one_order(trial: FrozenTrial) -> FrozenTrial:
-    """A copy with its constraints by name: samplers read them by place, and a storage returns them in any order."""
-    ordered = copy.copy(trial)
-    ordered.system_attrs = dict(sorted(trial.system_attrs.items()))
-    return ordered
 
 
 @contextmanager

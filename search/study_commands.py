@@ -15,10 +15,11 @@ from search.driver import drive
 from search.progress import view_for
 from search.record import TrialRecord
 from search.results import Results, front_document, open_results, status_document
+from search.run_folder import driving, start_run
 from search.selection import best
 from search.study import find_definition, home, read_study, run_folder, shipped
 from search.tables import front_table, selection_table
-from search.tuner import Interrupted, NothingFits, driving, start_run
+from search.tuner import Interrupted, NothingFits
 from sekd.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from search.backends.base import Backend, Died, Done, Progress
-from search.device import DeviceProfile, load_device, require_measurable, require_torch_device
-from search.record import LATENCIES, TrialRecord
+from search.baseline import gated_baseline
+from search.device import load_device, require_torch_device
+from search.preflight import check_device, check_recordings, wants_latency
+from search.record import TrialRecord
+from search.sampler import lapsed
 from search.selection import fits, nearest_misses
 from search.store import Store, open_storage
-from search.study import StudyDefinition, absolute_text, cache_folder, home, read_study
-from search.trial import Job, Shared, make_job, metrics_of
+from search.study import StudyDefinition, cache_folder
+from search.trial import Job, Shared, make_job
 from sekd.cache import write_json
-from sekd.checkpoint import load_model
 from sekd.config import content_hash, parse
-from sekd.data import DEMO, source_files
 from sekd.distillation import DistillConfig
 from sekd.errors import InputError
 from sekd.preparation import Prepared, prepare
@@ -33,8 +26,6 @@ INFEASIBLE_IN_A_ROW = 200
 ASKS_PER_TRIAL = 20
 DUPLICATES_IN_A_ROW = 20
 RETRIES = 1  # of a trial whose process died
-
-Say = Callable[[str], None]
 
 
 class Interrupted(Exception):
@@ -47,14 +38,6 @@ class NothingFits(Exception):
     def __init__(self, message: str, nearest: list[TrialRecord]) -> None:
         super().__init__(message)
         self.nearest = nearest
-
-
-class Owed(NamedTuple):
-    """How many more trials this run will start, and why it ended if it ended early."""
-
-    started: int
-    asked: int
-    stopped_because: str | None
 
 
 class View:
@@ -74,62 +57,6 @@ class View:
 
     def close(self) -> None:
         """The search is over."""
-
-
-def start_run(path: Path) -> tuple[StudyDefinition, Path]:
-    """The study at ``path`` and its run folder, made if it is new.
-
-    Raises:
-        InputError: the definition cannot be used, or the folder cannot be written.
-    """
-    study = read_study(path)
-    if path.name == "definition.toml":  # a run continues where it lies, wherever that is
-        return study, path.resolve().parent
-    folder = home() / "runs" / study.name
-    if not (folder / "definition.toml").exists():
-        keep_definition(path, folder)
-    return study, folder
-
-
-def keep_definition(path: Path, folder: Path) -> None:
-    """Makes the file at ``path`` the run's definition; an earlier one may differ in what is free to change.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    if path.resolve() == (folder / "definition.toml").resolve():
-        return
-    try:
-        (folder / "trials").mkdir(parents=True, exist_ok=True)
-        partial = folder / ".definition.partial"
-        partial.write_text(absolute_text(path), encoding="utf-8")
-        os.replace(partial, folder / "definition.toml")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write the run here: {error.strerror}") from error
-
-
-@contextmanager
-def driving(folder: Path) -> Iterator[None]:
-    """Keeps a second driver off the run folder.
-
-    Raises:
-        InputError: another one is at work; names its process and host.
-    """
-    try:
-        file = open(folder / "driver.lock", "a+")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write here: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(f"{folder}: another driver is at work: {file.read().strip() or 'unknown'}") from None
-        file.truncate(0)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}")
-        file.flush()
-        yield
 
 
 class Tuner:
@@ -161,7 +88,7 @@ class Tuner:
         self.store.check_identity(study.identity(hashes))
         # A search under way was accepted with the teacher it has.
         force = force or bool(self.store.records())
-        self.baseline = _baseline(study, self.prepared, folder, view.say, force=force)
+        self.baseline = gated_baseline(study, self.prepared, folder, view.say, force=force)
         self.store.note("baseline", self.baseline["means"])
         self._shared = self._what_jobs_share(torch_device)
         write_json(folder / "shared.json", self._shared.model_dump(mode="json"))
@@ -230,7 +157,7 @@ class Tuner:
 
     def _next(self, wanted: int) -> str | None:
         """Asks for one trial and starts it; the reason to end the search, if there is one."""
-        reason = exhausted([record for record in self.store.records() if self._stands(record)], wanted)
+        reason = exhausted([record for record in self.store.records() if not lapsed(record, self.study)], wanted)
         if reason is not None:
             return reason
         number, params = self.store.ask()
@@ -260,15 +187,9 @@ class Tuner:
         """A finished trial of the same identity."""
         for record in self.store.records():
             same = record.trial_id == trial_id and record.duplicate_of is None and record.number != number
-            if same and record.status in ("COMPLETE", "INFEASIBLE") and self._stands(record):
+            if same and record.status in ("COMPLETE", "INFEASIBLE") and not lapsed(record, self.study):
                 return record
         return None
-
-    def _stands(self, record: TrialRecord) -> bool:
-        """False for what was infeasible under an earlier budget or device and might not be today."""
-        if record.status != "INFEASIBLE" or not record.violations:
-            return True
-        return any(v.value is not None for v in fits(record, self.study.budget.limits(), self.device.name))
 
     def _make_room(self, wanted: int) -> None:
         while len(self._running) >= self.backend.slots:
@@ -285,6 +206,11 @@ class Tuner:
                 self._died(event, wanted)
 
     def _died(self, event: Died, wanted: int) -> None:
+        if event.disk_full:  # no fault of the trial's: the next one would fail as well
+            raise InputError(
+                f"trial {event.number}: the disk is full at {self.folder}; every finished trial is on record: "
+                f"free some space, then sekd resume {self.study.name}"
+            )
         job = self._running.pop(event.number)
         deaths = self._deaths[event.number] = self._deaths.get(event.number, 0) + 1
         if deaths <= RETRIES:
@@ -344,72 +270,3 @@ def exhausted(records: list[TrialRecord], trials: int) -> str | None:
     if len(tail) == DUPLICATES_IN_A_ROW and all(tail):
         return f"{DUPLICATES_IN_A_ROW} proposals in a row were known already: the space is exhausted"
     return None
-
-
-def wants_latency(study: StudyDefinition) -> bool:
-    """Whether an objective or a limit is a latency."""
-    return any(name in LATENCIES for name in (*study.objectives.cost, *study.budget.limits()))
-
-
-def check_device(study: StudyDefinition, device: DeviceProfile) -> None:
-    """Refuses a latency on a device that cannot be measured: a local number would pass for it.
-
-    Raises:
-        InputError: names the objective or the limit.
-    """
-    if wants_latency(study):
-        require_measurable(device)
-        if device.latency != "local":
-            raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not built yet")
-
-
-def check_recordings(config: DistillConfig) -> None:
-    """Says at once, and not after minutes of preparation, that something is missing.
-
-    Raises:
-        InputError: recordings or the teacher's file cannot be used.
-    """
-    for recipe in (config.data.train, config.data.valid):
-        if recipe.manifest != DEMO:
-            source_files(recipe)
-    if config.teacher is not None and config.teacher.model is not None:
-        load_model(Path(config.teacher.model))
-
-
-def _baseline(study: StudyDefinition, prepared: Prepared, folder: Path, say: Say, *, force: bool) -> dict[str, Any]:
-    """Scores of unprocessed audio and of the teacher on the validation pairs, made once a study.
-
-    Raises:
-        InputError: the teacher does not beat unprocessed audio, and ``force`` is not set.
-    """
-    kept = folder / "baseline.json"
-    key = [prepared.hashes.valid, prepared.hashes.teacher, *metrics_of(study)]
-    known = json.loads(kept.read_text()) if kept.exists() else None
-    if known is None or known["of"] != key:
-        known = {"of": key, "means": _score_baseline(study, prepared, folder, say)}
-        write_json(kept, known)
-    quality = study.objectives.quality
-    before, teacher = (known["means"].get(name, {}).get(quality) for name in ("unprocessed", "teacher"))
-    if teacher is not None:
-        say(f"{quality}: unprocessed {_mean(before)}, teacher {_mean(teacher)} on {teacher['n']} validation pairs")
-        poor = teacher["mean"] is None or (before["mean"] is not None and teacher["mean"] <= before["mean"])
-        if poor and not force:
-            raise InputError(
-                f"the teacher's {quality} {_mean(teacher)} does not beat unprocessed {_mean(before)}: "
-                "train it longer (teacher.train.steps), or use --force"
-            )
-    return known
-
-
-def _mean(score: dict[str, Any]) -> str:
-    return "-" if score["mean"] is None else f"{score['mean']:.3f}"
-
-
-def _score_baseline(study: StudyDefinition, prepared: Prepared, folder: Path, say: Say) -> dict[str, Any]:
-    from search.baseline import score_baseline
-
-    started = time.monotonic()
-    means, unprocessed = score_baseline(prepared, metrics_of(study))
-    write_json(folder / "unprocessed.json", unprocessed)
-    say(f"scoring unprocessed audio and the teacher: done in {time.monotonic() - started:.0f} s")
-    return means

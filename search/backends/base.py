@@ -29,6 +29,7 @@ class Died(NamedTuple):
 
     number: int
     reason: str
+    disk_full: bool = False  # then it is the machine's fault, and trying again does not help
 
 
 Event = Progress | Done | Died

@@ -60,7 +60,7 @@ class LocalBackend(Backend):
             return [Progress(number, reply["stage"], reply["share"])]
         worker.number = None
         if "died" in reply:
-            return [Died(number, reply["died"])]
+            return [Died(number, reply["died"], reply["disk_full"])]
         return [Done(number, TrialRecord.model_validate(reply["record"]))]
 
     def stop(self, *, now: bool = False) -> None:

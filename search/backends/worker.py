@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 PR_SET_PDEATHSIG = 1
 PROGRESS_EVERY_S = 0.5
+DISK_FULL_BYTES = 1 << 20  # torch hides the error number of a failed write; what is left on the disk does not
 
 
 class Stopping(BaseException):
@@ -62,7 +64,8 @@ def _serve(line: str, replies: IO[str], stopping: list[bool]) -> None:
 
         traceback.print_exc()  # to this worker's log
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(json.dumps({"number": job.number, "died": reason}), file=replies)
+        full = shutil.disk_usage(job.folder.parent).free < DISK_FULL_BYTES
+        print(json.dumps({"number": job.number, "died": reason, "disk_full": full}), file=replies)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from pathlib import Path
 from definitions import prepared_run, recorded
 
 from search.backends.table import TableBackend
+from search.run_folder import driving
 from search.study import read_study
-from search.tuner import Tuner, View, driving
+from search.tuner import Tuner, View
 
 
 def drive(folder, trials=None, lookup=recorded, view=None):

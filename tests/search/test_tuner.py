@@ -19,9 +19,10 @@ from search.backends.base import Died
 from search.backends.table import TableBackend
 from search.pareto import non_dominated
 from search.results import open_results, status_document
+from search.run_folder import driving, keep_definition
 from search.store import Store, _in_one_order, open_storage
 from search.study import read_study
-from search.tuner import NothingFits, Tuner, View, counts, driving, exhausted, keep_definition
+from search.tuner import NothingFits, Tuner, View, counts, exhausted
 from sekd.errors import InputError
 
 

@@ -1,0 +1,43 @@
+"""What a study needs before it is worth preparing: a device that gives latencies, recordings, a readable teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.device import DeviceProfile, require_measurable
+from search.record import LATENCIES
+from search.study import StudyDefinition
+from sekd.checkpoint import load_model
+from sekd.data import DEMO, source_files
+from sekd.distillation import DistillConfig
+from sekd.errors import InputError
+
+
+def wants_latency(study: StudyDefinition) -> bool:
+    """Whether an objective or a limit is a latency."""
+    return any(name in LATENCIES for name in (*study.objectives.cost, *study.budget.limits()))
+
+
+def check_device(study: StudyDefinition, device: DeviceProfile) -> None:
+    """Refuses a latency on a device that cannot be measured: a local number would pass for it.
+
+    Raises:
+        InputError: names the objective or the limit.
+    """
+    if wants_latency(study):
+        require_measurable(device)
+        if device.latency != "local":
+            raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not built yet")
+
+
+def check_recordings(config: DistillConfig) -> None:
+    """Says at once, and not after minutes of preparation, that something is missing.
+
+    Raises:
+        InputError: recordings or the teacher's file cannot be used.
+    """
+    for recipe in (config.data.train, config.data.valid):
+        if recipe.manifest != DEMO:
+            source_files(recipe)
+    if config.teacher is not None and config.teacher.model is not None:
+        load_model(Path(config.teacher.model))
