@@ -40,14 +40,23 @@ def write_package(
         (partial / "config.toml").write_text(config_text(results, source), encoding="utf-8")
         _write_audio(results, partial)
         (partial / "card.md").write_text(card_text(results, record, limits), encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        _put_in_place(partial, out)
     except OSError as error:
         raise InputError(f"{out}: cannot write the package: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    """Two renames, so that no moment is without a whole package."""
+    if not out.exists():
+        partial.rename(out)
+        return
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old)
 
 
 def config_text(results: Results, source: Path) -> str:
