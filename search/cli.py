@@ -142,7 +142,7 @@ def _core(command: Any) -> None:
     measure.add_argument("--hop-ms", type=_above_zero, metavar="X", help="where the file's metadata do not say")
     train = command("train", CORE, "one distillation")
     train.add_argument("config", metavar="CONFIG.toml")
-    train.add_argument("--out", metavar="DIR", help="the folder of the configuration unless given")
+    train.add_argument("--out", metavar="DIR", help="CONFIG without .toml unless given")
     train.add_argument("--torch-device", default="cpu", metavar="DEVICE")
     evaluate = command("evaluate", CORE, "score a model on a folder with noisy/ and clean/")
     evaluate.add_argument("model", metavar="MODEL", help="a package, an .onnx or a .safetensors")

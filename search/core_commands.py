@@ -78,7 +78,7 @@ def train(options: Namespace) -> int:
 
     config = load_config(options.config)
     require_torch_device(options.torch_device)
-    out = Path(options.out) if options.out else Path(options.config).resolve().parent
+    out = Path(options.out) if options.out else Path(options.config).with_suffix("")
     say = _say(options)
     shown = {"share": 0.0}
 

@@ -127,14 +127,16 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
     Raises:
         Rejected: a limit of the budget or of the device is not kept, or the device gave no latency.
     """
-    torch.manual_seed(config.seed)
-    model = build(config.student).eval()
-    cost = cost_of(model)
+    with lock.step():  # no work of ours beside another trial's measurement, not even this
+        torch.manual_seed(config.seed)
+        model = build(config.student).eval()
+        cost = cost_of(model)
     device = job.shared.device
     early = _blank(job, "INFEASIBLE").model_copy(update={"cost": cost})
     known = {key: value for key, value in job.limits.items() if key in COST_LIMITS}
     _reject(fits(early, known, device.name), "over budget", cost, None)
-    export = export_onnx(model, job.folder / "untrained.onnx")
+    with lock.step():
+        export = export_onnx(model, job.folder / "untrained.onnx")
     broken = check_fits(device, cost, operators=export.operators, weight_bytes=export.weight_bytes)
     if broken:
         violations = [Violation(key=b.key, value=b.value, limit=b.limit) for b in broken]
@@ -208,8 +210,9 @@ def _verify(model: Enhancer, job: Job, facts: Facts, lock: DeviceLock) -> tuple[
     Raises:
         InputError: the export differs from torch.
     """
-    export = export_onnx(model, job.folder / "model.onnx")
-    error = export_error(model, export.path)
+    with lock.step():
+        export = export_onnx(model, job.folder / "model.onnx")
+        error = export_error(model, export.path)
     if error > TOLERANCE:
         raise InputError(f"{export.path}: differs from torch by {error:.2g} of its RMS, allowed {TOLERANCE:g}")
     (job.folder / "untrained.onnx").unlink(missing_ok=True)

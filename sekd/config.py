@@ -76,7 +76,7 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
         models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
         if models:
             model = models[0]
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def content_hash(value: Any, length: int = 12) -> str:

@@ -77,7 +77,7 @@ def make_demo_corpus(folder: Path, *, seed: int = 0, minutes: float = 10.0, prog
     try:
         return _build_and_rename(folder, seed, minutes, progress or (lambda line: None))
     except (OSError, soundfile.LibsndfileError) as error:
-        raise InputError(f"{folder}: cannot be written: {error}") from error
+        raise InputError(f"{folder}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _build_and_rename(folder: Path, seed: int, minutes: float, progress: Progress) -> Path:

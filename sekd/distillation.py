@@ -25,6 +25,7 @@ from sekd.preparation import (
     Prepared,
     Reporter,
     TeacherConfig,
+    check_expected,
     hash_of_weights,
     prepare,
     resolve,
@@ -168,8 +169,12 @@ def distill(
     """
     cache = cache or Path("studies/cache")
     if prepared is None:
-        prepared = prepare(config.data, config.teacher, seed=config.seed, cache=cache, say=say)
-    check_expected(config.expect, prepared.hashes)
+        prepared = prepare(
+            config.data, config.teacher, seed=config.seed, cache=cache, expect=config.expect, say=say
+        )
+    check_expected(config.expect, **prepared.hashes.model_dump())
+    if folder is not None:
+        _claim(folder, config.identity(prepared.hashes))
     weights = None if folder is None else folder / "model.safetensors"
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -197,7 +202,6 @@ def _train(config: DistillConfig, source: Callable[[int], Batch], folder: Path |
     loss = LossConfig(config.distill.dispatch, config.distill.loss_level)
     trainer = Trainer(model, config.distill.phases(config.train.steps), config.train, loss)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         run = run._replace(checkpoint=folder / "checkpoint.pt")
     trainer.run(source, run)
     if run.checkpoint is not None:
@@ -207,17 +211,20 @@ def _train(config: DistillConfig, source: Callable[[int], Batch], folder: Path |
     return model.to("cpu")
 
 
-def check_expected(expect: Hashes | None, found: Hashes) -> None:
-    """Refuses recordings or a teacher other than a package was made of."""
-    if expect is None:
-        return
-    for key, wanted in expect.model_dump().items():
-        have = getattr(found, key)
-        if wanted is not None and have != wanted:
-            raise InputError(
-                f"expect.{key} = {wanted!r}, but this {key} is {have!r}: the student would differ; "
-                "remove the [expect] table to train it anyway"
-            )
+def _claim(folder: Path, identity: str) -> None:
+    """Makes ``folder`` this training's own: what another configuration left there is not taken for its result.
+
+    Raises:
+        InputError: the folder belongs to another training, or cannot be written.
+    """
+    owner = folder / "identity"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if owner.exists() and owner.read_text() != identity:
+            raise InputError(f"{folder}: holds the training of another configuration; choose another folder")
+        owner.write_text(identity)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write here: {error.strerror}") from error
 
 
 def environment() -> dict[str, Any]:

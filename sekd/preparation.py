@@ -91,12 +91,14 @@ def prepare(
     *,
     seed: int,
     cache: Path,
+    expect: Hashes | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Prepared:
     """Builds, or finds in ``cache``, all that the trials of one study share.
 
     Raises:
-        InputError: recordings or the teacher cannot be used, or the cache cannot be written.
+        InputError: recordings or the teacher cannot be used or are not the expected ones, or the cache cannot be
+            written.
     """
     report = Reporter(say)
     try:
@@ -106,8 +108,12 @@ def prepare(
     train = with_corpus(data.train, cache, seed, report)
     valid = with_corpus(data.valid, cache, seed, report)
     valid_hash = content_hash(["valid", valid.count, recipe_hash(valid, seed), CORE_VERSION])
+    if teacher is None:
+        pool_hash = content_hash(["live", recipe_hash(train, seed), CORE_VERSION])
+    else:
+        pool_hash = content_hash(["pool", train.pool_minutes, recipe_hash(train, seed), CORE_VERSION])
+    check_expected(expect, pool=pool_hash, valid=valid_hash)  # before anything takes minutes
     valid_folder = build_once(cache / f"valid-{valid_hash}", lambda f: _write_valid(f, valid, seed, report))
-    pool_hash = content_hash(["pool", train.pool_minutes, recipe_hash(train, seed), CORE_VERSION])
     mixers: list[Mixer] = []  # reading the recordings is slow: once, and only if something is to be built
 
     def mixer() -> Mixer:
@@ -120,10 +126,10 @@ def prepare(
             write_pool(folder, train, mixer(), tell)
 
     if teacher is None:
-        live_hash = content_hash(["live", recipe_hash(train, seed), CORE_VERSION])
-        return Prepared(None, valid_folder, None, None, Hashes(pool=live_hash, valid=valid_hash))
+        return Prepared(None, valid_folder, None, None, Hashes(pool=pool_hash, valid=valid_hash))
     pool_folder = build_once(cache / f"pool-{pool_hash}", pool)
     weights, teacher_hash = _teacher(teacher, cache, train, seed, mixer, report)
+    check_expected(expect, teacher=teacher_hash)
 
     def outputs(folder: Path) -> None:
         with report.task("running the teacher once over the training audio") as tell:
@@ -132,6 +138,21 @@ def prepare(
     made = build_once(cache / f"outputs-{content_hash([pool_hash, teacher_hash, CORE_VERSION])}", outputs)
     hashes = Hashes(pool=pool_hash, valid=valid_hash, teacher=teacher_hash)
     return Prepared(pool_folder, valid_folder, weights, made, hashes)
+
+
+def check_expected(expect: Hashes | None, **found: str | None) -> None:
+    """Refuses recordings or a teacher other than a package was made of.
+
+    Raises:
+        InputError: names the first that differs.
+    """
+    for key, have in found.items():
+        wanted = None if expect is None else getattr(expect, key)
+        if wanted is not None and have != wanted:
+            raise InputError(
+                f"expect.{key} = {wanted!r}, but this {key} is {have!r}: the student would differ; "
+                "remove the [expect] table to train it anyway"
+            )
 
 
 def with_corpus(recipe: Kind, cache: Path, seed: int, report: Reporter) -> Kind:

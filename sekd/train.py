@@ -95,13 +95,12 @@ class Trainer:
         self.model.train()
         if run.checkpoint is not None and run.checkpoint.exists():
             self.load(run.checkpoint)
-        saved = time.monotonic()
         last = self.steps if until is None else min(until, self.steps)
+        saved = time.monotonic()
         while self.step < last:
             with run.step_guard():
                 progress = self._one_step(batches(self.step), run.torch_device)
-            if run.on_progress is not None:
-                run.on_progress(progress)
+            self._tell(progress, run)
             if run.checkpoint is not None and time.monotonic() - saved > run.checkpoint_every_s:
                 self.save(run.checkpoint)
                 saved = time.monotonic()
@@ -109,6 +108,17 @@ class Trainer:
             self.save(run.checkpoint)
         if self.averaged is not None and self.step == self.steps:
             self.model.load_state_dict(self.averaged, strict=False)
+
+    def _tell(self, progress: Progress, run: Run) -> None:
+        """Between two steps, where all is consistent: who is told may end the training, and nothing of it is lost."""
+        if run.on_progress is None:
+            return
+        try:
+            run.on_progress(progress)
+        except BaseException:
+            if run.checkpoint is not None:
+                self.save(run.checkpoint)
+            raise
 
     def _one_step(self, batch: Batch, device: str) -> Progress:
         noisy, clean = batch.noisy.to(device), batch.clean.to(device)

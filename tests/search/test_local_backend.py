@@ -106,7 +106,6 @@ def test_a_killed_worker_is_told_and_replaced(tmp_path, cache, backend):
     assert isinstance(until(backend, ended), Done)
 
 
-@pytest.mark.xfail(reason="the training loop writes no checkpoint when it is told to end", strict=False)
 def test_stopping_leaves_a_checkpoint_and_no_process(tmp_path, cache, backend):
     backend.submit(job(tmp_path, cache, steps=100_000))
     until(backend, training)

@@ -37,7 +37,7 @@ def _reply(samples_us, hop_ms=16.0, busy=0.0):
 
 def test_measures_a_model_in_a_fresh_process(tmp_path):
     model = streaming_model(tmp_path / "m.onnx", hop=32)
-    found = measure(model, HERE, frames=100)
+    found = measure(model, HERE, frames=100, burst_frames=100)
     assert (found.kind, found.source, found.n, found.hop_ms) == ("measured", "local", 100, 2.0)
     assert 0 < found.p50_ms <= found.p95_ms <= found.burst.p95_upper_ms
     assert found.p99_ms is None
