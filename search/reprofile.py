@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 from search.device import load_device, require_measurable
 from search.device_lock import DeviceLock
 from search.measure import MeasurementFailed, measure
 from search.results import Results
 from search.study import cache_folder
+from sekd.config import content_hash
 from sekd.errors import InputError
 
 
 def reprofile(results: Results, device_name: str, *, say: Callable[[str], None]) -> int:
-    """Measures every trained student of a study on a device; how many there were.
+    """Measures the network of every trained student of a study on a device; how many students there were.
 
     Raises:
         InputError: the device cannot be measured, or no trained student is there.
@@ -25,15 +28,25 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
     present = {number: path for number, path in files.items() if path.exists()}
     if not present:
         raise InputError(f"{results.folder}: no trained student to measure")
+    networks: dict[str, list[int]] = {}
+    for number, path in present.items():
+        networks.setdefault(_network(path.parent), []).append(number)
     lock = DeviceLock(cache_folder() / "locks" / "local")
-    for count, (number, path) in enumerate(present.items(), 1):
+    for count, numbers in enumerate(networks.values(), 1):
+        named = f"[{count}/{len(networks)}] trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
         try:
-            latency = measure(path, device, frames=results.study.run.measure_frames, lock=lock)
+            latency = measure(present[numbers[0]], device, frames=results.study.run.measure_frames, lock=lock)
         except MeasurementFailed as error:
-            say(f"[{count}/{len(present)}] trial {number}: not measured: {error}")
+            say(f"{named}: not measured: {error}")
             continue
-        results.store.add_latency(device.name, number, latency.model_dump(mode="json"))
+        for number in numbers:
+            results.store.add_latency(device.name, number, latency.model_dump(mode="json"))
         flags = f" ({', '.join(latency.flags)})" if latency.flags else ""
-        say(f"[{count}/{len(present)}] trial {number}: {latency.p50_ms:.4f} ms a hop{flags}")
+        say(f"{named}: {latency.p50_ms:.4f} ms a hop{flags}")
     lock.close()
     return len(present)
+
+
+def _network(trial: Path) -> str:
+    """Equal for equal networks, which noise must not tell apart."""
+    return content_hash(json.loads((trial / "config.json").read_text()).get("student"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from search.record import TrialRecord
-from search.space import Domain, in_order
+from search.space import Domain, in_order, only_active
 from search.study import StudyDefinition
 
 GP_TRIALS = 150  # beyond, the Gaussian process costs seconds an ask
@@ -30,7 +31,7 @@ def kind_of(study: StudyDefinition) -> str:
     """The sampler that ``auto`` means for this study."""
     if study.search.sampler != "auto":
         return study.search.sampler
-    return "tpe" if study.conditional or study.trials > GP_TRIALS else "gp"
+    return "gp" if study.trials <= GP_TRIALS else "tpe"
 
 
 def make_sampler(study: StudyDefinition, number: int) -> BaseSampler:
@@ -50,21 +51,63 @@ def suggest(trial: optuna.Trial, study: StudyDefinition) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, domain, wanted in in_order(study.space):
         if wanted is None or wanted.holds(values):
-            values[key] = _suggest(trial, key, domain)
+            values[key] = _plain(domain, _ask(trial, key, _distribution(domain)))
     return values
 
 
-def _suggest(trial: optuna.Trial, key: str, domain: Domain) -> Any:
+def _ask(trial: optuna.Trial, key: str, domain: BaseDistribution) -> Any:
+    if isinstance(domain, CategoricalDistribution):
+        return trial.suggest_categorical(key, domain.choices)
+    if isinstance(domain, IntDistribution):
+        return trial.suggest_int(key, domain.low, domain.high, step=domain.step, log=domain.log)
+    assert isinstance(domain, FloatDistribution)
+    return trial.suggest_float(key, domain.low, domain.high, step=domain.step, log=domain.log)
+
+
+def propose(twin: optuna.Study, study: StudyDefinition) -> dict[str, Any]:
+    """The sampler's next settings after the trials of ``twin``."""
+    if kind_of(study) != "gp":
+        return suggest(twin.ask(), study)
+    # The Gaussian process knows only keys that every trial has: it is asked for all, and what is inactive is dropped.
+    asked = twin.ask(distributions(study)).params
+    return only_active(study.space, {key: _plain(study.space[key], value) for key, value in asked.items()})
+
+
+def distributions(study: StudyDefinition) -> dict[str, BaseDistribution]:
+    """The whole space as Optuna's distributions."""
+    return {key: _distribution(domain) for key, domain in study.space.items()}
+
+
+def filled(params: Mapping[str, Any], study: StudyDefinition) -> dict[str, Any]:
+    """Stored settings with one fixed value for each key that did not matter, so that none of it is noise."""
+    return {key: _stored(domain, domain.some()[0]) for key, domain in study.space.items()} | dict(params)
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
     if domain.choice is not None:
-        # Optuna's categories are scalars; lists travel as their place in the choice.
-        if all(isinstance(value, str | int | float | bool) for value in domain.choice):
-            return trial.suggest_categorical(key, domain.choice)
-        return domain.choice[trial.suggest_categorical(key, tuple(range(len(domain.choice))))]
+        return CategoricalDistribution(tuple(_stored(domain, value) for value in domain.choice))
     if domain.integers is not None:
-        step = int(domain.step or 1)
-        return trial.suggest_int(key, *domain.integers, **({"log": True} if domain.log else {"step": step}))
+        return IntDistribution(*domain.integers, log=domain.log, step=int(domain.step or 1))
     assert domain.floats is not None
-    return trial.suggest_float(key, *domain.floats, step=domain.step, log=domain.log)
+    return FloatDistribution(*domain.floats, log=domain.log, step=domain.step)
+
+
+def _scalar(domain: Domain) -> bool:
+    """Whether the choices can be Optuna's categories; lists travel as their place in the choice."""
+    return domain.choice is None or all(isinstance(value, str | int | float | bool) for value in domain.choice)
+
+
+def _stored(domain: Domain, value: Any) -> Any:
+    return value if _scalar(domain) else list(domain.choice or ()).index(value)
+
+
+def _plain(domain: Domain, stored: Any) -> Any:
+    return stored if _scalar(domain) else (domain.choice or ())[stored]
+
+
+def stored(settings: Mapping[str, Any], study: StudyDefinition) -> dict[str, Any]:
+    """Settings as Optuna keeps them."""
+    return {key: _stored(study.space[key], value) for key, value in settings.items()}
 
 
 def told(record: TrialRecord, study: StudyDefinition, known: Sequence[TrialRecord]) -> Told:

@@ -15,7 +15,18 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.record import TrialRecord
-from search.sampler import constraints, lapsed, make_sampler, suggest, told
+from search.sampler import (
+    constraints,
+    distributions,
+    filled,
+    kind_of,
+    lapsed,
+    make_sampler,
+    propose,
+    stored,
+    suggest,
+    told,
+)
 from search.study import StudyDefinition
 from sekd.errors import InputError
 
@@ -159,7 +170,7 @@ class Store:
         known = self._study.get_trials(deepcopy=False)
         with _quiet():
             if not any(trial.state is TrialState.WAITING for trial in known):
-                self._study.enqueue_trial(_as_optuna(self._proposal(known), self.definition))
+                self._study.enqueue_trial(stored(self._proposal(known), self.definition))
             trial = self._study.ask()
             return trial.number, suggest(trial, self.definition)
 
@@ -172,21 +183,20 @@ class Store:
         standing = [t for t in known if t.number not in records or not lapsed(records[t.number], self.definition)]
         twin.add_trials([self._as_today(trial, records) for trial in standing])
         if number < len(first):
-            twin.enqueue_trial(_as_optuna(first[number], self.definition))
-        return suggest(twin.ask(), self.definition)
+            twin.enqueue_trial(stored(first[number], self.definition))
+        return propose(twin, self.definition)
 
     def _as_today(self, trial: FrozenTrial, records: Mapping[int, TrialRecord]) -> FrozenTrial:
         """A trial as it would be told under today's budget, which may have changed since; constraints in one order."""
         record = records.get(trial.number)
+        whole = {"params": filled(trial.params, self.definition), "distributions": distributions(self.definition)}
+        if kind_of(self.definition) != "gp":
+            whole = {"params": trial.params, "distributions": trial.distributions}
         if record is None:
-            return trial
+            return optuna.create_trial(state=TrialState.RUNNING, **whole)
         state, values = told(record, self.definition, list(records.values()))
         return optuna.create_trial(
-            state=state,
-            values=values,
-            params=trial.params,
-            distributions=trial.distributions,
-            constraints=constraints(record, self.definition),
+            state=state, values=values, constraints=constraints(record, self.definition), **whole
         )
 
     def settings(self, number: int) -> dict[str, Any]:
@@ -209,16 +219,6 @@ class Store:
             self._study.tell(record.number, values, state=state)
         if self._records is not None:
             self._records[record.number] = record
-
-
-def _as_optuna(settings: Mapping[str, Any], study: StudyDefinition) -> dict[str, Any]:
-    """Settings as the sampler stores them: list-valued choices by their place."""
-    stored = {}
-    for key, value in settings.items():
-        choice = study.space[key].choice
-        plain = choice is None or all(isinstance(option, str | int | float | bool) for option in choice)
-        stored[key] = value if plain else list(choice or ()).index(value)
-    return stored
 
 
 @contextmanager
