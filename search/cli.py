@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    # A service manager asks to end in this way: it is Ctrl-C by another name.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # Late: help must not wait for torch, optuna and onnxruntime.
         module = importlib.import_module(options.module)
