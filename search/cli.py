@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
