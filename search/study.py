@@ -71,7 +71,7 @@ class RunConfig(Frozen):
 
 
 class SearchConfig(Frozen):
-    """``auto``: a Gaussian process up to 150 trials, TPE beyond, where its asking grows dear."""
+    """``auto``: a Gaussian process where no key is conditional and trials are at most 150, else TPE."""
 
     sampler: Literal["auto", "tpe", "gp", "random"] = "auto"
 
