@@ -36,11 +36,11 @@ train = {{ steps = 1000, batch = 8, lr = 3e-3 }}
 [space]                  # what is: choice, int or float; `when` makes a key depend on another
 "student.width" = {{ choice = [4, 6, 8, 12, 16] }}
 "distill.schedule.kind" = {{ choice = ["supervised", "one_step", "two_step", "two_step_kept"] }}
-"distill.schedule.kd_only_fraction" = {{ float = [0.1, 0.5], when = "distill.schedule.kind starts with two_step" }}
-"distill.schedule.kd_weight" = {{ float = [0.2, 0.8], when = "distill.schedule.kind is not supervised" }}
+"distill.schedule.kd_only_fraction" = {{ float = [0.1, 0.5], step = 0.1, when = "distill.schedule.kind starts with two_step" }}
+"distill.schedule.kd_weight" = {{ float = [0.2, 0.8], step = 0.2, when = "distill.schedule.kind is not supervised" }}
 "distill.dispatch.patch" = {{ int = [10, 80], step = 10, when = "distill.schedule.kind is not supervised" }}
-"distill.dispatch.keep" = {{ float = [0.4, 1.0], when = "distill.schedule.kind is not supervised" }}
-"train.lr" = {{ float = [1e-3, 6e-3], log = true }}
+"distill.dispatch.keep" = {{ float = [0.4, 1.0], step = 0.2, when = "distill.schedule.kind is not supervised" }}
+"train.lr" = {{ choice = [1e-3, 2e-3, 4e-3] }}
 """
 
 WARNING = "\n# Both parts draw from the same folders: a manifest with train and valid splits gives an honest estimate."
