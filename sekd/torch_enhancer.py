@@ -22,6 +22,7 @@ class TorchEnhancer(HopEnhancer):
 
     def __init__(self, model: Enhancer) -> None:
         super().__init__(SAMPLE_RATE, model.n_fft, model.hop, model.window.cpu().double().numpy())
+        torch.set_num_threads(1)  # one frame is too little work to share, and waiting for other threads costs more
         self.model = model.eval()
         self.reset()
 
