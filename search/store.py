@@ -189,15 +189,14 @@ class Store:
     def _as_today(self, trial: FrozenTrial, records: Mapping[int, TrialRecord]) -> FrozenTrial:
         """A trial as it would be told under today's budget, which may have changed since; constraints in one order."""
         record = records.get(trial.number)
-        whole = {"params": filled(trial.params, self.definition), "distributions": distributions(self.definition)}
-        if kind_of(self.definition) != "gp":
-            whole = {"params": trial.params, "distributions": trial.distributions}
+        params, spaces = trial.params, trial.distributions
+        if kind_of(self.definition) == "gp":
+            params, spaces = filled(params, self.definition), distributions(self.definition)
         if record is None:
-            return optuna.create_trial(state=TrialState.RUNNING, **whole)
+            return optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=spaces)
         state, values = told(record, self.definition, list(records.values()))
-        return optuna.create_trial(
-            state=state, values=values, constraints=constraints(record, self.definition), **whole
-        )
+        limits = constraints(record, self.definition)
+        return optuna.create_trial(state=state, values=values, params=params, distributions=spaces, constraints=limits)
 
     def settings(self, number: int) -> dict[str, Any]:
         """The settings of a running trial."""

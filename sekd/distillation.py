@@ -169,9 +169,7 @@ def distill(
     """
     cache = cache or Path("studies/cache")
     if prepared is None:
-        prepared = prepare(
-            config.data, config.teacher, seed=config.seed, cache=cache, expect=config.expect, say=say
-        )
+        prepared = prepare(config.data, config.teacher, seed=config.seed, cache=cache, expect=config.expect, say=say)
     check_expected(config.expect, **prepared.hashes.model_dump())
     if folder is not None:
         _claim(folder, config.identity(prepared.hashes))

@@ -19,9 +19,7 @@ def latency(p50_ms, kind="measured", paced_p95_ms=None):
 def student(number, *, pesq=2.0, ms=1.0, kind="measured", status="COMPLETE", **fields):
     """A record with a PESQ of ``pesq`` and a burst p50 of ``ms``; None leaves either out."""
     scores = {} if pesq is None else {"pesq_wb": Score(mean=pesq, n=64, low=pesq - 0.1, high=pesq + 0.1)}
-    cost = Cost(
-        parameters=1000, macs_per_s=2.5e6, weight_bytes=4096, state_bytes=512, algorithmic_latency_ms=32.0
-    )
+    cost = Cost(parameters=1000, macs_per_s=2.5e6, weight_bytes=4096, state_bytes=512, algorithmic_latency_ms=32.0)
     known = {
         "trial_id": f"t{number}",
         "variant_id": f"t{number}",

@@ -5,9 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def streaming_model(
-    path, *, shape=(1, 33, 1, 2), hop=None, size=8, repeat=1, state_out=None, kind=TensorProto.FLOAT
-):
+def streaming_model(path, *, shape=(1, 33, 1, 2), hop=None, size=8, repeat=1, state_out=None, kind=TensorProto.FLOAT):
     """Writes a model whose state takes ``repeat`` matrix products a frame and adds a value to its signal."""
     state = [1, size]
     weight = numpy_helper.from_array(np.eye(size, dtype=np.float32) * 0.5, "weight")

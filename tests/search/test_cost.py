@@ -115,9 +115,7 @@ class Cruse(nn.Module):
             x = layer(nn.functional.pad(x, (0, 0, 1, 0)))
             kept.append(x)
         parts = x.view(1, 1, 160).chunk(4, -1)
-        x = torch.cat([gru(part)[0] for gru, part in zip(self.grus, parts, strict=True)], -1).view(
-            1, 32, 1, 5
-        )
+        x = torch.cat([gru(part)[0] for gru, part in zip(self.grus, parts, strict=True)], -1).view(1, 32, 1, 5)
         for layer, skip, encoded in list(zip(self.up, self.skips, kept, strict=True))[::-1]:
             x = layer(x + skip(encoded))[:, :, :1]
         return x

@@ -36,9 +36,7 @@ while True:
 
 class Child:
     def __init__(self, folder, code=CHILD):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, folder], stdin=-1, stdout=-1, text=True, bufsize=1
-        )
+        self.process = subprocess.Popen([sys.executable, "-c", code, folder], stdin=-1, stdout=-1, text=True, bufsize=1)
         assert self.hears(30) == "ready"
 
     def say(self, word):

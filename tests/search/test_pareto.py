@@ -23,9 +23,7 @@ def random_points(seed, count, directions):
 def brute_front(losses):
     def beaten(j):
         return any(
-            all(losses[i] <= losses[j]) and (any(losses[i] < losses[j]) or i < j)
-            for i in range(len(losses))
-            if i != j
+            all(losses[i] <= losses[j]) and (any(losses[i] < losses[j]) or i < j) for i in range(len(losses)) if i != j
         )
 
     return [j for j in range(len(losses)) if not beaten(j)]

@@ -117,10 +117,7 @@ def test_hostile_names_are_text(tmp_path):
     assert [tag for tag, _ in page.tags].count("script") == [tag for tag, _ in clean.tags].count("script")
     assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
     assert (
-        "<img"
-        not in front_figure(
-            records, OBJECTIVES, DEVICE, baseline={HOSTILE: BASELINE["unprocessed"]}
-        ).to_json()
+        "<img" not in front_figure(records, OBJECTIVES, DEVICE, baseline={HOSTILE: BASELINE["unprocessed"]}).to_json()
     )
 
 
@@ -213,9 +210,7 @@ def test_the_table_of_a_selection_names_limits_when_nothing_fits():
     for part in ("nothing fits", "at most 2.000", "at least 3.00", "2.500"):
         assert part in text
     assert f"selected for {DEVICE}" in printed(selection_table(student(7), [], {}, DEVICE, OBJECTIVES))
-    assert "cortex-m7" in printed(
-        devices_table([{"name": "cortex-m7", "threads": None}], ["name", "threads"])
-    )
+    assert "cortex-m7" in printed(devices_table([{"name": "cortex-m7", "threads": None}], ["name", "threads"]))
 
 
 def test_settings_name_what_differs_and_keep_ambiguous_paths_whole():

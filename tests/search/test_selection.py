@@ -29,9 +29,7 @@ def test_fits(limits, violated):
 
 def test_an_unmeasured_latency_never_fits():
     for record in (student(0, ms=None), student(0, kind="predicted")):
-        assert fits(record, {"latency_ms": 1e9}, DEVICE) == [
-            Violation(key="latency_ms", value=None, limit=1e9)
-        ]
+        assert fits(record, {"latency_ms": 1e9}, DEVICE) == [Violation(key="latency_ms", value=None, limit=1e9)]
     assert fits(student(0, kind="predicted"), {"latency_ms": 1.0}, DEVICE, kind="predicted") == []
 
 

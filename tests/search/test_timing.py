@@ -167,9 +167,7 @@ def test_one_request_one_reply(tmp_path, command):
     code, reply = _run(*command, model=str(path), burst_frames=100, paced_frames=20, warmup_s=0.2)
     assert code == 0
     assert (reply["hop_ms"], reply["burst"]["n"], len(reply["burst_us"])) == (4.0, 100, 100)
-    assert reply["burst"]["p50_ms"] == pytest.approx(
-        timing.percentile(reply["burst_us"], 0.5) / 1000, abs=1e-4
-    )
+    assert reply["burst"]["p50_ms"] == pytest.approx(timing.percentile(reply["burst_us"], 0.5) / 1000, abs=1e-4)
     assert reply["burst"]["p99_ms"] is None
     assert (reply["paced"]["n"], reply["paced"]["hop_ms"]) == (20, 4.0)
     assert reply["session_ms"] > 0 and reply["first_call_ms"] > 0
