@@ -126,7 +126,7 @@ class Tuner:
         try:
             for number in self.store.running():
                 self._make_room(self.study.trials)
-                self._start(number, self.store.settings(number))
+                self._start(number, self.store.settings(number), self.study.trials)
             while self._running:
                 self._collect(self.study.trials)
             wanted = self.study.trials if trials is None else self._counted() + trials
@@ -161,22 +161,20 @@ class Tuner:
         if reason is not None:
             return reason
         number, params = self.store.ask()
-        self._start(number, params)
+        self._start(number, params, wanted)
         return None
 
-    def _start(self, number: int, params: dict[str, Any]) -> None:
+    def _start(self, number: int, params: dict[str, Any], wanted: int) -> None:
         try:
             config = parse(DistillConfig, self.study.document(params), f"trial {number}")
         except InputError as error:  # each setting is right, but not all of them together
             nothing = _without_record(number, content_hash(params, 16), params, "INFEASIBLE", str(error))
-            return self._record(nothing)
+            return self._record(nothing, wanted)
         trial_id = config.identity(self.prepared.hashes)
         earlier = self._earlier(trial_id, number)
         if earlier is not None:
-            self._record(
-                earlier.model_copy(update={"number": number, "params": params, "duplicate_of": earlier.number})
-            )
-            return
+            twin = earlier.model_copy(update={"number": number, "params": params, "duplicate_of": earlier.number})
+            return self._record(twin, wanted)
         job = make_job(self.study, number, trial_id, params, self.folder, self._shared)
         _own_folder(job)
         self._running[number] = job
@@ -220,7 +218,7 @@ class Tuner:
             return
         self._record(_without_record(job.number, job.trial_id, job.params, "FAILED", event.reason), wanted)
 
-    def _record(self, record: TrialRecord, wanted: int = 0) -> None:
+    def _record(self, record: TrialRecord, wanted: int) -> None:
         self.store.tell(record)
         done = sum(counts(known) for known in self.store.records())
         self.view.trial_ended(record, done, max(wanted, done))

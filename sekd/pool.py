@@ -11,6 +11,7 @@ import torch
 from sekd.audio import SAMPLE_RATE
 from sekd.data import Mixer, TrainRecipe
 from sekd.models import Enhancer
+from sekd.models.base import keep_denormals
 from sekd.train import Batch
 
 Tell = Callable[[float], None]  # share done, 0 to 1
@@ -66,6 +67,7 @@ def write_pool(folder: Path, recipe: TrainRecipe, mixer: Mixer, tell: Tell) -> N
 @torch.no_grad()
 def write_outputs(folder: Path, pool: Path, teacher: Enhancer, tell: Tell, *, batch: int = 16) -> None:
     """The teacher's output for every segment, each from a zero state as in training."""
+    keep_denormals()
     noisy = Rows(pool, "noisy")
     writer = RowsWriter(folder, "teacher", len(noisy), noisy.samples.shape[1])
     teacher.eval()

@@ -19,6 +19,7 @@ from sekd.errors import InputError
 from sekd.losses import TERMS, DispatchConfig
 from sekd.losses.signals import Level, Signals
 from sekd.models import Enhancer
+from sekd.models.base import keep_denormals
 
 
 class TrainConfig(Frozen):
@@ -92,6 +93,7 @@ class Trainer:
         Raises:
             NotFinite: a loss is NaN or infinite; the message names the step and the terms.
         """
+        keep_denormals()
         self.model.train()
         if run.checkpoint is not None and run.checkpoint.exists():
             self.load(run.checkpoint)

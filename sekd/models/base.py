@@ -103,3 +103,9 @@ class Enhancer(nn.Module, ABC):
     def state_bytes(self) -> int:
         """Bytes of streaming state, as float32."""
         return 4 * sum(int(size) for size in self.state_sizes())
+
+
+def keep_denormals() -> None:
+    """Undoes what onnxruntime leaves behind: a session may have this thread round tiny numbers to zero ever after,
+    which changes the bits of whatever is trained next."""
+    torch.set_flush_denormal(False)

@@ -65,6 +65,7 @@ def test_the_same_configuration_gives_the_same_student(corpus, cache, prepared, 
 def test_all_is_made_again_in_another_cache(corpus, prepared, tmp_path):
     """Corpus, pool, teacher and its outputs come out the same, so that identities hold across machines."""
     config = configure(corpus)
+    torch.set_flush_denormal(True)  # as onnxruntime leaves a thread in which a session was opened
     again = prepare(config.data, config.teacher, seed=0, cache=tmp_path)
     assert again.hashes == prepared.hashes
     for name in ("noisy.npy", "clean.npy"):
@@ -98,10 +99,17 @@ def test_validation_pairs_are_files_of_equal_names(prepared):
     assert [path.name for path in noisy] == [path.name for path in clean] == ["000.flac", "001.flac"]
 
 
+def test_a_folder_belongs_to_one_configuration(corpus, cache, prepared, tmp_path):
+    config = configure(corpus)
+    distill(config, prepared=prepared, cache=cache, folder=tmp_path)
+    with pytest.raises(InputError, match="holds the training of another configuration"):
+        distill(config.model_copy(update={"seed": 1}), prepared=prepared, cache=cache, folder=tmp_path)
+
+
 def test_a_folder_keeps_the_student_and_is_continued(corpus, cache, prepared, tmp_path):
     config = configure(corpus)
     first = distill(config, prepared=prepared, cache=cache, folder=tmp_path / "trial")
-    assert sorted(path.name for path in (tmp_path / "trial").iterdir()) == ["model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "trial").iterdir()) == ["identity", "model.safetensors"]
     again = distill(config, prepared=prepared, cache=cache, folder=tmp_path / "trial")
     assert hash_of_weights(again.model) == hash_of_weights(first.model)
     whole = distill(config, prepared=prepared, cache=cache)
