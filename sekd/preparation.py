@@ -15,11 +15,11 @@ from pydantic import model_validator
 from sekd.audio import write_audio
 from sekd.cache import build_once, write_json
 from sekd.checkpoint import load_model, save_model
-from sekd.config import Frozen, content_hash, expand_path, file_hash
+from sekd.config import Frozen, content_hash, expand_path
 from sekd.data import DEMO, DataConfig, Mixer, Recipe, ValidRecipe, recipe_hash
 from sekd.errors import InputError
 from sekd.losses import DispatchConfig
-from sekd.models import StudentConfig, build
+from sekd.models import Enhancer, StudentConfig, build
 from sekd.pool import LiveBatches, write_outputs, write_pool
 from sekd.train import LossConfig, Phase, Progress, Run, TrainConfig, Trainer
 
@@ -189,8 +189,7 @@ def _teacher(
     """The teacher's weights and their identity; trained here, supervised, where the study gives a network."""
     if config.model is not None:
         path = Path(config.model)
-        load_model(path)  # says now, not in the first trial, that it is no model
-        return path, file_hash(path)
+        return path, network_hash(load_model(path))
     network = config.network
     assert network is not None
     made_of = [config.model_dump(mode="json"), recipe_hash(recipe, seed), seed, CORE_VERSION]
@@ -212,7 +211,7 @@ def _teacher(
 
     folder = build_once(cache / f"teacher-{content_hash(made_of)}", train)
     weights = folder / "model.safetensors"
-    return weights, file_hash(weights)
+    return weights, network_hash(load_model(weights))
 
 
 @contextmanager
@@ -239,6 +238,12 @@ def resolve(data: DataConfig, teacher: TeacherConfig | None, base: Path) -> tupl
     if teacher is not None and teacher.model is not None:
         teacher = teacher.model_copy(update={"model": str(expand_path(teacher.model, base))})
     return data, teacher
+
+
+def network_hash(model: Enhancer) -> str:
+    """Identity of a trained network: what it is and all its weights, not the bytes of the file that holds them
+    (safetensors writes its metadata in any order)."""
+    return content_hash([model.config.model_dump(mode="json"), hash_of_weights(model)])
 
 
 def hash_of_weights(model: torch.nn.Module) -> str:
