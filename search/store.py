@@ -79,7 +79,7 @@ class Store:
         # All parameters come fixed with the trial (see ``ask``), so the study's own sampler decides nothing.
         sampler = optuna.samplers.RandomSampler(seed=0)
         try:
-            with _quiet():
+            with _speaking():
                 self._study = optuna.load_study(study_name=study.name, storage=storage, sampler=sampler)
         except KeyError:
             raise InputError(f"no study '{study.name}' in this storage: launch it there first") from None
@@ -95,7 +95,7 @@ class Store:
     @classmethod
     def create(cls, study: StudyDefinition, storage: BaseStorage) -> Store:
         """The study, made if the storage does not hold it yet."""
-        with _quiet():
+        with _speaking():
             optuna.create_study(
                 study_name=study.name, storage=storage, directions=study.objectives.directions, load_if_exists=True
             )
@@ -111,7 +111,7 @@ class Store:
         """
         known = self._study.user_attrs.get(IDENTITY)
         if known is None:
-            self._study.set_user_attr(IDENTITY, dict(identity))
+            self.note(IDENTITY, dict(identity))
             return
         changed = [key for key in identity if known.get(key) != identity[key]]
         if changed:
@@ -146,11 +146,12 @@ class Store:
     def add_latency(self, device: str, number: int, latency: Mapping[str, Any]) -> None:
         """A latency measured after the trial: on another device, or again on its own."""
         known = self._study.user_attrs.get(LATENCY + device, {})
-        self._study.set_user_attr(LATENCY + device, {**known, str(number): dict(latency)})
+        self.note(LATENCY + device, {**known, str(number): dict(latency)})
 
     def note(self, key: str, value: Any) -> None:
         """A fact about the whole study, such as what unprocessed audio scores."""
-        self._study.set_user_attr(key, value)
+        with _speaking():
+            self._study.set_user_attr(key, value)
 
     def noted(self, key: str) -> Any:
         return self._study.user_attrs.get(key)
@@ -168,7 +169,7 @@ class Store:
         A proposal is written whole before its trial starts, so that a kill at any point in here loses nothing.
         """
         known = self._study.get_trials(deepcopy=False)
-        with _quiet():
+        with _speaking():
             if not any(trial.state is TrialState.WAITING for trial in known):
                 self._study.enqueue_trial(stored(self._proposal(known), self.definition))
             trial = self._study.ask()
@@ -200,7 +201,7 @@ class Store:
 
     def settings(self, number: int) -> dict[str, Any]:
         """The settings of a running trial."""
-        with _quiet():
+        with _speaking():
             return suggest(self._trial(number), self.definition)
 
     def _trial(self, number: int) -> optuna.trial.Trial:
@@ -209,7 +210,7 @@ class Store:
 
     def tell(self, record: TrialRecord) -> None:
         """Makes ``record`` durable; only after this is the next trial asked for."""
-        with _quiet():
+        with _speaking():
             trial = self._trial(record.number)
             trial.set_user_attr(RECORD, record.model_dump_json())
             for key, value in constraints(record, self.definition).items():
@@ -221,8 +222,18 @@ class Store:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna warns of experimental parts at every call; what matters to a user we say ourselves."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _speaking() -> Iterator[None]:
+    """Around every exchange with Optuna: its warnings of experimental parts are not for the user, its failures are.
+
+    Raises:
+        InputError: the storage failed, as on a full disk.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(
+            f"the study's storage failed: {reason}; every finished trial is kept: mend it, then sekd resume"
+        ) from error
