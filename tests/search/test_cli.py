@@ -318,6 +318,7 @@ def test_ctrl_c(home, presses):
     process = subprocess.Popen(
         [sys.executable, "-m", "search.cli", "launch", "tiny", "--force", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
     )  # fmt: skip
     trial = home / "runs/tiny/trials/0/config.json"
     wait_for(trial.exists, 90)
