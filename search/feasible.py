@@ -57,7 +57,15 @@ def check_study(path: Path, samples: int) -> dict[str, Any]:
         "nearest": [r.document() for r in nearest_misses(records, study.budget.limits(), device.name)],
         "seconds_estimated": _seconds(study, config, step_s),
         "disk_mib_estimated": _disk_mib(study, config, records),
+        "notices": _notices(study),
     }
+
+
+def _notices(study: StudyDefinition) -> list[str]:
+    """What is allowed and probably not meant."""
+    if "student.hop" in study.space and "latency_ms" in (*study.objectives.cost, *study.budget.limits()):
+        return ["the space holds several hops, and milliseconds a frame do not compare across hops: use rtf"]
+    return []
 
 
 def _records(study: StudyDefinition, drawn: list[dict[str, Any]], scratch: Path) -> list[TrialRecord]:
@@ -152,6 +160,8 @@ def print_check(document: Mapping[str, Any], console: Console) -> None:
             table.add_row(heading(axis), *(shown(axis, span[key]) for key in ("min", "median", "max")))
     console.print(table)
     print(f"{document['share_fitting']:.0%} fit the budget")
+    for notice in document["notices"]:
+        print(f"notice: {notice}")
     print(
         f"estimated: {document['seconds_estimated'] / 60:.0f} minutes for the search, "
         f"{document['disk_mib_estimated']:.0f} MiB of disk"
