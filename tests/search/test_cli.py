@@ -320,13 +320,16 @@ def test_ctrl_c(home, presses):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
     )  # fmt: skip
-    trial = home / "runs/tiny/trials/0/config.json"
-    wait_for(trial.exists, 90)
-    time.sleep(5)
-    for _ in range(presses):
-        os.kill(process.pid, signal.SIGINT)
-        time.sleep(0.3)
-    out, err = process.communicate(timeout=30)
+    try:
+        trial = home / "runs/tiny/trials/0/config.json"
+        wait_for(trial.exists, 90)
+        time.sleep(5)
+        for _ in range(presses):
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(0.3)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()  # nothing of a failed test trains on
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err and "continue with: sekd resume tiny" in err.splitlines()[-1]
     status = json.loads(sekd("status", "tiny", "--json").stdout)
