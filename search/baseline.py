@@ -16,10 +16,10 @@ from search.study import StudyDefinition
 from search.trial import metrics_of
 from sekd.audio import read_audio
 from sekd.cache import write_json
-from sekd.checkpoint import load_model
 from sekd.errors import InputError
 from sekd.metrics import Triple, score_pairs, summarise
 from sekd.preparation import Prepared
+from sekd.teacher import open_teacher
 
 Say = Callable[[str], None]
 
@@ -79,8 +79,8 @@ def score_baseline(prepared: Prepared, metrics: Sequence[str]) -> tuple[dict[str
 
 @torch.no_grad()
 def _triples(prepared: Prepared, pairs: list[Any]) -> Iterator[Triple]:
-    teacher = None if prepared.teacher is None else load_model(prepared.teacher)
+    teacher = None if prepared.teacher is None else open_teacher(prepared.teacher)
     for name, noisy_file, clean_file in pairs:
         noisy = read_audio(noisy_file)
-        estimate = noisy if teacher is None else teacher(torch.from_numpy(noisy)[None])[0].numpy()
+        estimate = noisy if teacher is None else teacher.enhance(torch.from_numpy(noisy)[None])[0].numpy()
         yield name, noisy, estimate, read_audio(clean_file)

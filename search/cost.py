@@ -81,9 +81,7 @@ def cost_of(student: Enhancer) -> Cost:
     """
     from sekd.models.base import SAMPLE_RATE
 
-    state = student.initial_state()
-    frame = state.conv_cache.new_zeros(1, student.n_fft // 2 + 1, 1, 2)
-    macs = count_macs(student, frame, state, method="step").total
+    macs = count_macs(student, student.example(), student.initial_state(), method="step").total
     return Cost(
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         macs_per_s=macs * SAMPLE_RATE / student.hop,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from search.device import DeviceProfile, require_measurable
 from search.record import LATENCIES
 from search.study import StudyDefinition
-from sekd.checkpoint import load_model
 from sekd.data import DEMO, source_files
 from sekd.distillation import DistillConfig
 from sekd.errors import InputError
+from sekd.teacher import open_teacher
 
 
 def wants_latency(study: StudyDefinition) -> bool:
@@ -40,4 +38,4 @@ def check_recordings(config: DistillConfig) -> None:
         if recipe.manifest != DEMO:
             source_files(recipe)
     if config.teacher is not None and config.teacher.model is not None:
-        load_model(Path(config.teacher.model))
+        open_teacher(config.teacher.model)

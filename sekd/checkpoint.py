@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,11 +11,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sekd.config import parse
+from sekd.config import Frozen, content_hash, parse
 from sekd.errors import InputError
 from sekd.models import Enhancer, StudentConfig, build
 
 FORMAT = "sekd-model-1"
+
+
+class _Network(Frozen):
+    network: StudentConfig
 
 
 def save_model(model: Enhancer, path: Path, *, notes: dict[str, str] | None = None) -> None:
@@ -46,7 +51,7 @@ def load_model(path: Path) -> Enhancer:
         raise InputError(f"{path}: not a whole safetensors file: {error}") from error
     if notes.get("format") != FORMAT:
         raise InputError(f"{path}: not a model of sekd (format {notes.get('format')!r}, wanted {FORMAT!r})")
-    model = build(parse(StudentConfig, json.loads(notes["network"]), f"{path}: network"))
+    model = build(parse(_Network, {"network": json.loads(notes["network"])}, str(path)).network)
     expected = {name: value.shape for name, value in model.state_dict().items()}
     if expected != {name: value.shape for name, value in tensors.items()}:
         raise InputError(f"{path}: its weights do not belong to the network it names")
@@ -54,3 +59,17 @@ def load_model(path: Path) -> Enhancer:
         raise InputError(f"{path}: some weights are not finite")
     model.load_state_dict(tensors)
     return model.eval()
+
+
+def network_hash(model: Enhancer) -> str:
+    """Identity of a trained network: what it is and all its weights, not the bytes of the file that holds them
+    (safetensors writes its metadata in any order)."""
+    return content_hash([model.config.model_dump(mode="json"), hash_of_weights(model)])
+
+
+def hash_of_weights(model: torch.nn.Module) -> str:
+    """Digest of all parameters, bit for bit."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]

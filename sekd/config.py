@@ -53,30 +53,51 @@ def parse(model: type[Model], document: Mapping[str, Any], where: str) -> Model:
 
 
 def _describe(model: type[BaseModel], problem: Any) -> str:
-    path = [str(part) for part in problem["loc"]]
+    path, fields = _place(model, problem["loc"])
     dotted = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        fields = _fields_at(model, path[:-1])
         return f"unknown key '{dotted}'{nearest(path[-1], fields)}"
     if problem["type"] == "missing":
         return f"missing key '{dotted}'"
+    if problem["type"] == "union_tag_invalid":
+        known = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"'{dotted}': unknown kind {problem['ctx']['tag']!r}{nearest(problem['ctx']['tag'], known)}"
     message = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem.get("input"), str | int | float | bool):
         return f"'{dotted}' = {problem['input']!r}: {message}"
     return f"'{dotted}': {message}" if dotted else message
 
 
-def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the fields of the nested model at ``path``."""
-    for name in path:
-        field = model.model_fields.get(name)
-        if field is None:
+def _place(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    """The path of a problem as its user wrote it, and the names of the fields beside its last key.
+
+    Where a field takes one of several models, pydantic puts the name of the one it took into the path.
+    """
+    path: list[str] = []
+    choices: list[type[BaseModel]] = []
+    for part in map(str, loc):
+        taken = [choice for choice in choices if part in _tags(choice)]
+        if taken:
+            model, choices = taken[0], []
             continue
-        candidates = [field.annotation, *get_args(field.annotation)]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if models:
-            model = models[0]
-    return [field.alias or name for name, field in model.model_fields.items()]
+        if len(choices) == 1:
+            model = choices[0]
+        path.append(part)
+        field = model.model_fields.get(part)
+        choices = [] if field is None else _models_in(field.annotation)
+    return path, [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every model that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _tags(model: type[BaseModel]) -> list[Any]:
+    """Defaults of the fields that can hold only one word: what tells the models of a union apart."""
+    return [f.default for f in model.model_fields.values() if get_args(f.annotation) == (f.default,)]
 
 
 def content_hash(value: Any, length: int = 12) -> str:

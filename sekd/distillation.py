@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from sekd.checkpoint import load_model, save_model
+from sekd.checkpoint import hash_of_weights, load_model, save_model
 from sekd.config import Frozen, content_hash, parse, read_toml
 from sekd.data import DataConfig, Mixer
 from sekd.errors import InputError, nearest
 from sekd.losses import TERMS, DispatchConfig
 from sekd.losses.signals import Level
-from sekd.models import Enhancer, StudentConfig, build
+from sekd.models import CruseConfig, Enhancer, StudentConfig, build
 from sekd.pool import LiveBatches, PoolBatches
 from sekd.preparation import (
     CORE_VERSION,
@@ -26,7 +26,6 @@ from sekd.preparation import (
     Reporter,
     TeacherConfig,
     check_expected,
-    hash_of_weights,
     prepare,
     resolve,
     with_corpus,
@@ -106,7 +105,7 @@ class DistillConfig(Frozen):
     """All that can change a trained student, and nothing else."""
 
     seed: int = 0
-    student: StudentConfig = StudentConfig()
+    student: StudentConfig = CruseConfig()
     distill: DistillSection = DistillSection()
     train: TrainConfig = TrainConfig()
     data: DataConfig

@@ -47,7 +47,7 @@ def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = N
     """Writes ``path``, whole or not at all; ``notes`` join the metadata."""
     model = model.eval()
     state = model.initial_state(1)
-    frame = torch.zeros(1, model.n_fft // 2 + 1, 1, 2)
+    frame = model.example()
     buffer = io.BytesIO()
     with _without_known_warnings(), torch.no_grad():
         torch.onnx.export(

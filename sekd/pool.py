@@ -10,11 +10,11 @@ import torch
 
 from sekd.audio import SAMPLE_RATE
 from sekd.data import Mixer, TrainRecipe
-from sekd.models import Enhancer
 from sekd.models.base import keep_denormals
 from sekd.train import Batch
 
 Tell = Callable[[float], None]  # share done, 0 to 1
+Enhance = Callable[[torch.Tensor], torch.Tensor]  # (batch, sample) to the same
 
 
 class Rows:
@@ -65,14 +65,13 @@ def write_pool(folder: Path, recipe: TrainRecipe, mixer: Mixer, tell: Tell) -> N
 
 
 @torch.no_grad()
-def write_outputs(folder: Path, pool: Path, teacher: Enhancer, tell: Tell, *, batch: int = 16) -> None:
+def write_outputs(folder: Path, pool: Path, enhance: Enhance, tell: Tell, *, batch: int = 16) -> None:
     """The teacher's output for every segment, each from a zero state as in training."""
     keep_denormals()
     noisy = Rows(pool, "noisy")
     writer = RowsWriter(folder, "teacher", len(noisy), noisy.samples.shape[1])
-    teacher.eval()
     for first in range(0, len(noisy), batch):
-        for row, output in enumerate(teacher(noisy[first : first + batch]).numpy(), first):
+        for row, output in enumerate(enhance(noisy[first : first + batch]).numpy(), first):
             writer.put(row, output)
         tell(min(1.0, (first + batch) / len(noisy)))
     writer.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +13,14 @@ from pydantic import model_validator
 
 from sekd.audio import write_audio
 from sekd.cache import build_once, write_json
-from sekd.checkpoint import load_model, save_model
+from sekd.checkpoint import save_model
 from sekd.config import Frozen, content_hash, expand_path
 from sekd.data import DEMO, DataConfig, Mixer, Recipe, ValidRecipe, recipe_hash
 from sekd.errors import InputError
 from sekd.losses import DispatchConfig
-from sekd.models import Enhancer, StudentConfig, build
+from sekd.models import StudentConfig, build
 from sekd.pool import LiveBatches, write_outputs, write_pool
+from sekd.teacher import open_teacher
 from sekd.train import LossConfig, Phase, Progress, Run, TrainConfig, Trainer
 
 Kind = TypeVar("Kind", bound=Recipe)
@@ -128,15 +128,16 @@ def prepare(
     if teacher is None:
         return Prepared(None, valid_folder, None, None, Hashes(pool=pool_hash, valid=valid_hash))
     pool_folder = build_once(cache / f"pool-{pool_hash}", pool)
-    weights, teacher_hash = _teacher(teacher, cache, train, seed, mixer, report)
-    check_expected(expect, teacher=teacher_hash)
+    weights = _teacher_file(teacher, cache, train, seed, mixer, report)
+    opened = open_teacher(weights)
+    check_expected(expect, teacher=opened.identity)
 
     def outputs(folder: Path) -> None:
         with report.task("running the teacher once over the training audio") as tell:
-            write_outputs(folder, pool_folder, load_model(weights), tell)
+            write_outputs(folder, pool_folder, opened.enhance, tell)
 
-    made = build_once(cache / f"outputs-{content_hash([pool_hash, teacher_hash, CORE_VERSION])}", outputs)
-    hashes = Hashes(pool=pool_hash, valid=valid_hash, teacher=teacher_hash)
+    made = build_once(cache / f"outputs-{content_hash([pool_hash, opened.identity, CORE_VERSION])}", outputs)
+    hashes = Hashes(pool=pool_hash, valid=valid_hash, teacher=opened.identity)
     return Prepared(pool_folder, valid_folder, weights, made, hashes)
 
 
@@ -183,13 +184,12 @@ def _write_valid(folder: Path, recipe: ValidRecipe, seed: int, report: Reporter)
             tell((index + 1) / count)
 
 
-def _teacher(
+def _teacher_file(
     config: TeacherConfig, cache: Path, recipe: Recipe, seed: int, mixer: Callable[[], Mixer], report: Reporter
-) -> tuple[Path, str]:
-    """The teacher's weights and their identity; trained here, supervised, where the study gives a network."""
+) -> Path:
+    """The teacher's weights; trained here, supervised, where the study gives a network."""
     if config.model is not None:
-        path = Path(config.model)
-        return path, network_hash(load_model(path))
+        return Path(config.model)
     network = config.network
     assert network is not None
     made_of = [config.model_dump(mode="json"), recipe_hash(recipe, seed), seed, CORE_VERSION]
@@ -209,9 +209,7 @@ def _teacher(
         save_model(model, folder / "model.safetensors")
         write_json(folder / "made_of.json", made_of)
 
-    folder = build_once(cache / f"teacher-{content_hash(made_of)}", train)
-    weights = folder / "model.safetensors"
-    return weights, network_hash(load_model(weights))
+    return build_once(cache / f"teacher-{content_hash(made_of)}", train) / "model.safetensors"
 
 
 @contextmanager
@@ -238,17 +236,3 @@ def resolve(data: DataConfig, teacher: TeacherConfig | None, base: Path) -> tupl
     if teacher is not None and teacher.model is not None:
         teacher = teacher.model_copy(update={"model": str(expand_path(teacher.model, base))})
     return data, teacher
-
-
-def network_hash(model: Enhancer) -> str:
-    """Identity of a trained network: what it is and all its weights, not the bytes of the file that holds them
-    (safetensors writes its metadata in any order)."""
-    return content_hash([model.config.model_dump(mode="json"), hash_of_weights(model)])
-
-
-def hash_of_weights(model: torch.nn.Module) -> str:
-    """Digest of all parameters, bit for bit."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]

@@ -1,20 +1,47 @@
-"""Student families: one file each, listed here."""
+"""Families of networks: one file each, listed here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, Any
 
-from sekd.models.base import Enhancer, State
+from pydantic import Discriminator, Tag
+
+from sekd.models.base import Enhancer, NetworkConfig, SpectralEnhancer, State, WaveEnhancer
+from sekd.models.conv_tasnet import ConvTasNetConfig
 from sekd.models.cruse import Cruse, CruseConfig
-
-# A new family is one file and one line here; its configuration joins StudentConfig.
-FAMILIES: dict[type, Callable[..., Enhancer]] = {CruseConfig: Cruse}
-StudentConfig = CruseConfig
+from sekd.models.dccrn import DccrnConfig
 
 
-def build(config: StudentConfig) -> Enhancer:
+def _family(value: Any) -> str:
+    """A document that names no family means CRUSE."""
+    return str(value.get("family", "cruse") if isinstance(value, dict) else getattr(value, "family", ""))
+
+
+# A new family is one file, one line here and one below.
+FAMILIES: dict[type[NetworkConfig], Callable[..., Enhancer]] = {CruseConfig: Cruse}
+StudentConfig = Annotated[
+    Annotated[CruseConfig, Tag("cruse")]
+    | Annotated[ConvTasNetConfig, Tag("conv_tasnet")]
+    | Annotated[DccrnConfig, Tag("dccrn")],
+    Discriminator(_family),
+]
+
+
+def build(config: NetworkConfig) -> Enhancer:
     """An untrained network, initialised from torch's current random state."""
     return FAMILIES[type(config)](config)
 
 
-__all__ = ["FAMILIES", "Cruse", "CruseConfig", "Enhancer", "State", "StudentConfig", "build"]
+__all__ = [
+    "FAMILIES",
+    "Cruse",
+    "CruseConfig",
+    "Enhancer",
+    "NetworkConfig",
+    "SpectralEnhancer",
+    "State",
+    "StudentConfig",
+    "WaveEnhancer",
+    "build",
+]

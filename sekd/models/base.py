@@ -1,9 +1,11 @@
-"""What every student family is: a causal enhancer that runs on a whole signal or on one frame."""
+"""What every family is: an enhancer that runs on a whole signal or on one step of a stream."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,26 +16,116 @@ SAMPLE_RATE = 16000
 STATE_NAMES = ("conv_cache", "tra_cache", "inter_cache")  # the three that sherpa-onnx carries
 CHUNK_FRAMES = 1000  # long signals go through in pieces, so that memory does not grow with them
 
+Contract = Literal["spectrum", "wave"]  # what one step takes: an STFT frame, or a hop of samples
+
+
+class Block(NamedTuple):
+    """Grid of a block's output: two networks can be compared block by block where all grids are equal."""
+
+    hop: int  # samples between frames
+    freqs: int
+
 
 class State(NamedTuple):
-    """What an enhancer remembers between frames, each ``(batch, values)``; all zeros at the start."""
+    """What an enhancer remembers between steps, each ``(batch, values)``; all zeros at the start."""
 
     conv_cache: Tensor
     tra_cache: Tensor
     inter_cache: Tensor
 
 
+class NetworkConfig(Frozen):
+    """What builds a network: a family and its sizes."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether the network can run on a stream; one that cannot may only teach."""
+        return True
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The grids of what ``Enhancer.recorded`` gives, in order; empty: nothing to compare."""
+        return ()
+
+
 class Enhancer(nn.Module, ABC):
+    """A network on signals of 16 kHz."""
+
+    contract: ClassVar[Contract]
+    hop: int  # samples of one step
+    config: NetworkConfig  # what built it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taps: list[Tensor] | None = None
+
+    @abstractmethod
+    def forward(self, noisy: Tensor) -> Tensor:
+        """``(batch, sample)`` to ``(batch, sample)``, aligned: the delay of the stream is taken out."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of the stream, what the exported ONNX computes: an input like ``example()`` to one like it."""
+
+    @abstractmethod
+    def example(self, batch: int = 1) -> Tensor:
+        """A silent input of ``step``."""
+
+    @abstractmethod
+    def state_sizes(self) -> tuple[int, int, int]:
+        """Number of values of each state, in the order of ``State``."""
+
+    @property
+    @abstractmethod
+    def delay(self) -> int:
+        """Samples between a hop fed to the stream and the same hop coming out enhanced."""
+
+    @property
+    def algorithmic_latency_ms(self) -> float:
+        """Hop plus delay: how long a sample waits even if computing takes no time."""
+        return 1000 * (self.hop + self.delay) / SAMPLE_RATE
+
+    def initial_state(self, batch: int = 1) -> State:
+        like = next(self.parameters())
+        return State(*(like.new_zeros(batch, size) for size in self.state_sizes()))
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Tensor]]:
+        """Collects the output of each block, ``(batch, channel, frame, freq)`` in the order of ``config.blocks``, of
+        one ``forward`` on at most ``CHUNK_FRAMES`` frames."""
+        taps: list[Tensor] = []
+        self._taps = taps
+        try:
+            yield taps
+        finally:
+            self._taps = None
+
+    def tap(self, x: Tensor) -> Tensor:
+        """Shows ``x``, the output of a block, to whoever records; returns it."""
+        if self._taps is not None:
+            self._taps.append(x)
+        return x
+
+    def weight_bytes(self) -> int:
+        """Bytes of all that the device must store: parameters and fixed matrices, as float32."""
+        fixed = [value for name, value in self.named_buffers() if name != "window"]
+        return 4 * sum(value.numel() for value in [*self.parameters(), *fixed])
+
+    def state_bytes(self) -> int:
+        """Bytes of streaming state, as float32."""
+        return 4 * sum(int(size) for size in self.state_sizes())
+
+
+class SpectralEnhancer(Enhancer):
     """A network on complex STFT frames; ``frames`` is the only method that a family writes.
 
     Analysis frame ``t`` ends with hop ``t``, so nothing later than hop ``t`` reaches it. Both windows are the
     square root of a periodic Hann; their product, overlapped, is divided by its constant sum.
     """
 
+    contract = "spectrum"
     n_fft: int
-    hop: int
     look_ahead_frames: int = 0
-    config: Frozen  # what built it
     window: Tensor
 
     def __init__(self, n_fft: int, hop: int) -> None:
@@ -45,26 +137,11 @@ class Enhancer(nn.Module, ABC):
     def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
         """``(batch, freq, frame, 2)`` and a state in, the enhanced spectrum and the next state out."""
 
-    @abstractmethod
-    def state_sizes(self) -> tuple[int, int, int]:
-        """Number of values of each state, in the order of ``State``."""
-
-    @property
-    def algorithmic_latency_ms(self) -> float:
-        """Window plus look-ahead: how long a sample waits even if computing takes no time."""
-        return 1000 * (self.n_fft + self.look_ahead_frames * self.hop) / SAMPLE_RATE
-
     @property
     def delay(self) -> int:
-        """Samples between a hop fed to the stream and the same hop coming out enhanced."""
         return self.n_fft - self.hop + self.look_ahead_frames * self.hop
 
-    def initial_state(self, batch: int = 1) -> State:
-        like = next(self.parameters())
-        return State(*(like.new_zeros(batch, size) for size in self.state_sizes()))
-
     def forward(self, noisy: Tensor) -> Tensor:
-        """``(batch, sample)`` to ``(batch, sample)``, aligned: the delay of the stream is taken out."""
         spectrum = self.analyse(noisy)
         state = self.initial_state(noisy.shape[0])
         enhanced = []
@@ -73,9 +150,12 @@ class Enhancer(nn.Module, ABC):
             enhanced.append(out)
         return self.synthesise(torch.cat(enhanced, dim=2), noisy.shape[-1])
 
-    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``(batch, freq, 1, 2)``: what the exported ONNX computes."""
-        return self.frames(frame, state)
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One frame ``(batch, freq, 1, 2)``."""
+        return self.frames(x, state)
+
+    def example(self, batch: int = 1) -> Tensor:
+        return next(self.parameters()).new_zeros(batch, self.n_fft // 2 + 1, 1, 2)
 
     def analyse(self, signal: Tensor) -> Tensor:
         """``(batch, sample)`` to ``(batch, freq, frame, 2)``, with the frames that flush the last samples."""
@@ -95,14 +175,32 @@ class Enhancer(nn.Module, ABC):
         flush = self.n_fft - self.hop
         return added[:, flush : flush + samples] * (2 * self.hop / self.n_fft)
 
-    def weight_bytes(self) -> int:
-        """Bytes of all that the device must store: parameters and fixed matrices, as float32."""
-        fixed = [value for name, value in self.named_buffers() if name != "window"]
-        return 4 * sum(value.numel() for value in [*self.parameters(), *fixed])
 
-    def state_bytes(self) -> int:
-        """Bytes of streaming state, as float32."""
-        return 4 * sum(int(size) for size in self.state_sizes())
+class WaveEnhancer(Enhancer):
+    """A network on hops of samples; ``hops`` is the only method that a family writes."""
+
+    contract = "wave"
+
+    @abstractmethod
+    def hops(self, wave: Tensor, state: State) -> tuple[Tensor, State]:
+        """``(batch, sample)``, whole hops, and a state in; as many samples, ``delay`` late, and a state out."""
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        samples = noisy.shape[-1]
+        tail = self.delay + -(samples + self.delay) % self.hop
+        state = self.initial_state(noisy.shape[0])
+        enhanced = []
+        for piece in nn.functional.pad(noisy, (0, tail)).split(CHUNK_FRAMES * self.hop, dim=1):
+            out, state = self.hops(piece, state)
+            enhanced.append(out)
+        return torch.cat(enhanced, dim=1)[:, self.delay : self.delay + samples]
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One hop ``(batch, hop)``."""
+        return self.hops(x, state)
+
+    def example(self, batch: int = 1) -> Tensor:
+        return next(self.parameters()).new_zeros(batch, self.hop)
 
 
 def keep_denormals() -> None:

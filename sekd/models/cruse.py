@@ -9,8 +9,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from sekd.config import Frozen
-from sekd.models.base import SAMPLE_RATE, Enhancer, State
+from sekd.models.base import SAMPLE_RATE, Block, NetworkConfig, SpectralEnhancer, State
 from sekd.models.mel import band_gains, mel_matrix
 from sekd.models.norm import MIN_HORIZON, CumulativeNorm, Stats, advance
 
@@ -18,7 +17,7 @@ MULTIPLIERS = (1, 2, 4, 4)
 DENSE_WIDTH = 300  # GRU widths up to here train faster as one matrix
 
 
-class CruseConfig(Frozen):
+class CruseConfig(NetworkConfig):
     """``width`` 8 is the 62 k student; ``channels = [32, 64, 128, 192]`` is the 1.87 M teacher."""
 
     family: Literal["cruse"] = "cruse"
@@ -39,6 +38,12 @@ class CruseConfig(Frozen):
     def bottleneck(self) -> tuple[int, int]:
         """Channels and frequencies that enter the GRU."""
         return self.widths[-1], self.bands // 2 ** len(self.widths)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Every encoder block, the GRU, every decoder block; the last is the mask (Daod Nathoo et al., figure 2)."""
+        halved = [self.bands // 2**level for level in range(len(self.widths) + 1)]
+        return tuple(Block(self.hop, freqs) for freqs in (*halved[1:], halved[-1], *halved[-2::-1]))
 
     @model_validator(mode="after")
     def _consistent(self) -> CruseConfig:
@@ -65,7 +70,7 @@ class CruseConfig(Frozen):
         return round(self.norm_horizon_s * SAMPLE_RATE / self.hop)
 
 
-class Cruse(Enhancer):
+class Cruse(SpectralEnhancer):
     """A mask on mel bands, applied to the noisy spectrum; tensors inside are ``(batch, channel, frame, freq)``."""
 
     config: CruseConfig
@@ -120,9 +125,10 @@ class Cruse(Enhancer):
             kept.append(last_frame(x))
             x, stats = norm(conv(torch.cat([past[k], x], dim=2)), before[k], count)
             after.append(stats)
-            x = self.activation(x)
+            x = self.tap(self.activation(x))
             skips.append(skip(x))
         x, hidden = self.gru(x, state.inter_cache)
+        self.tap(x)
         for k, conv in enumerate(self.decoder):
             assert isinstance(conv, nn.ConvTranspose2d)
             x = x + skips[-1 - k]
@@ -131,8 +137,9 @@ class Cruse(Enhancer):
             if k < len(self.decoder_norms):
                 x, stats = self.decoder_norms[k](x, before[levels + k], count)
                 after.append(stats)
-                x = self.activation(x)
-        gain = torch.sigmoid(x[:, 0]) @ self.gains  # (batch, frame, freq)
+                x = self.tap(self.activation(x))
+        mask = self.tap(torch.sigmoid(x))
+        gain = mask[:, 0] @ self.gains  # (batch, frame, freq)
         count = advance(count, spectrum.shape[2], self.config.horizon_frames)
         following = State(
             torch.cat([frame.flatten(1) for frame in kept], dim=1),

@@ -7,7 +7,7 @@ from torch import nn
 
 from search.cost import UncountedOperator, cost_of, count_macs
 from search.mac_rules import COUNTED, FREE, einsum_macs
-from sekd.models.base import Enhancer, State
+from sekd.models.base import SpectralEnhancer, State
 
 
 class Apply(nn.Module):
@@ -182,7 +182,7 @@ def test_the_module_is_left_as_it_was():
     assert torch.equal(x, torch.ones(2, 4))
 
 
-class Student(Enhancer):
+class Student(SpectralEnhancer):
     """A GRU over frequency bins and a fixed bank, the least that an enhancer can be."""
 
     def __init__(self):

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from tiny_models import speech_like
 
 from sekd.audio import list_audio
-from sekd.checkpoint import load_model, save_model
+from sekd.checkpoint import hash_of_weights, load_model, save_model
 from sekd.config import parse
 from sekd.distillation import DistillConfig, distill, load_config
 from sekd.errors import InputError
 from sekd.models import build
-from sekd.preparation import Hashes, Prepared, hash_of_weights, prepare
+from sekd.preparation import Hashes, Prepared, prepare
 
 TINY = {"width": 2, "depth": 2, "gru_groups": 2, "bands": 16, "n_fft": 128, "hop": 64}
 HASHES = Hashes(pool="p", valid="v", teacher="t")

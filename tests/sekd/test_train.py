@@ -14,12 +14,12 @@ import pytest
 import torch
 from tiny_models import noise, speech_like
 
+from sekd.checkpoint import hash_of_weights
 from sekd.config import parse
 from sekd.errors import InputError
 from sekd.losses import DispatchConfig
 from sekd.models import CruseConfig, build
 from sekd.pool import PoolBatches, RowsWriter, write_outputs
-from sekd.preparation import hash_of_weights
 from sekd.train import Batch, LossConfig, NotFinite, Phase, Progress, Run, TrainConfig, Trainer, rate
 
 TINY = CruseConfig(width=2, depth=2, gru_groups=2, bands=16, n_fft=128, hop=64)
