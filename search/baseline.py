@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 
 def gated_baseline(
-    study: StudyDefinition, prepared: Prepared, folder: Path, say: Say, *, force: bool
+    study: StudyDefinition, prepared: Prepared, folder: Path, say: Say, *, force: bool, trust_code: bool = False
 ) -> dict[str, Any]:
     """Scores of unprocessed audio and of the teacher on the validation pairs, made once a study.
 
@@ -36,7 +36,7 @@ def gated_baseline(
     key = [prepared.hashes.valid, prepared.hashes.teacher, *metrics_of(study)]
     known = json.loads(kept.read_text()) if kept.exists() else None
     if known is None or known["of"] != key:
-        known = {"of": key, "means": _scored(study, prepared, folder, say)}
+        known = {"of": key, "means": _scored(study, prepared, folder, say, trust_code)}
         write_json(kept, known)
     quality = study.objectives.quality
     before, teacher = (known["means"].get(name, {}).get(quality) for name in ("unprocessed", "teacher"))
@@ -55,18 +55,20 @@ def _mean(score: dict[str, Any]) -> str:
     return "-" if score["mean"] is None else f"{score['mean']:.3f}"
 
 
-def _scored(study: StudyDefinition, prepared: Prepared, folder: Path, say: Say) -> dict[str, Any]:
+def _scored(study: StudyDefinition, prepared: Prepared, folder: Path, say: Say, trust_code: bool) -> dict[str, Any]:
     started = time.monotonic()
-    means, unprocessed = score_baseline(prepared, metrics_of(study))
+    means, unprocessed = score_baseline(prepared, metrics_of(study), trust_code=trust_code)
     write_json(folder / "unprocessed.json", unprocessed)
     say(f"scoring unprocessed audio and the teacher: done in {time.monotonic() - started:.0f} s")
     return means
 
 
-def score_baseline(prepared: Prepared, metrics: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def score_baseline(
+    prepared: Prepared, metrics: Sequence[str], *, trust_code: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Mean scores by ``unprocessed`` and ``teacher``, and the unprocessed scores of each file."""
     pairs = validation_pairs(prepared.valid)
-    scored = score_pairs(_triples(prepared, pairs), metrics, processes=os.cpu_count() or 1)
+    scored = score_pairs(_triples(prepared, pairs, trust_code), metrics, processes=os.cpu_count() or 1)
     means = {"unprocessed": summarise(scored, "unprocessed")}
     if prepared.teacher is not None:
         means["teacher"] = summarise(scored)
@@ -78,9 +80,24 @@ def score_baseline(prepared: Prepared, metrics: Sequence[str]) -> tuple[dict[str
 
 
 @torch.no_grad()
-def _triples(prepared: Prepared, pairs: list[Any]) -> Iterator[Triple]:
-    teacher = None if prepared.teacher is None else open_teacher(prepared.teacher)
+def _triples(prepared: Prepared, pairs: list[Any], trust_code: bool) -> Iterator[Triple]:
+    teacher = None if prepared.teacher is None else open_teacher(prepared.teacher, trust_code=trust_code)
+    if teacher is not None:
+        _require_same(teacher.identity, prepared)
     for name, noisy_file, clean_file in pairs:
         noisy = read_audio(noisy_file)
         estimate = noisy if teacher is None else teacher.enhance(torch.from_numpy(noisy)[None])[0].numpy()
         yield name, noisy, estimate, read_audio(clean_file)
+
+
+def _require_same(identity: str, prepared: Prepared) -> None:
+    """Refuses to score another teacher than the one whose outputs the students will follow.
+
+    Raises:
+        InputError: a loading function gave other weights than the last time, or the file changed meanwhile.
+    """
+    if identity != prepared.hashes.teacher:
+        raise InputError(
+            f"the teacher is another one each time it is opened ({prepared.hashes.teacher}, then {identity}): "
+            "load its weights from a file"
+        )

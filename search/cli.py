@@ -95,6 +95,7 @@ def _searching(command: Any) -> None:
         made.add_argument("--backend", choices=["local"], default="local")
         made.add_argument("--torch-device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1 ...")
         made.add_argument("--force", action="store_true", help="run even if the teacher does not beat unprocessed")
+        _trust(made)
         _common(made)
     check = command("check", STUDY, "cost and measure a sample of a study's space; trains nothing")
     check.add_argument("study", metavar="STUDY")
@@ -147,6 +148,7 @@ def _core(command: Any) -> None:
     train.add_argument("config", metavar="CONFIG.toml")
     train.add_argument("--out", metavar="DIR", help="CONFIG without .toml unless given")
     train.add_argument("--torch-device", default="cpu", metavar="DEVICE")
+    _trust(train)
     evaluate = command("evaluate", CORE, "score a model on a folder with noisy/ and clean/")
     evaluate.add_argument("model", metavar="MODEL", help="a package, an .onnx or a .safetensors")
     evaluate.add_argument("pairs", metavar="PAIRS_DIR")
@@ -160,6 +162,12 @@ def _core(command: Any) -> None:
     corpus.add_argument("--seed", type=int, default=0, metavar="N")
     for made in (devices, measure, evaluate, enhance, train):
         made.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-code", action="store_true", help="import and call the function that the teacher's module names"
+    )
 
 
 def _common(parser: argparse.ArgumentParser) -> None:

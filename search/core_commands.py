@@ -71,12 +71,14 @@ def measure(options: Namespace) -> int:
 
 def train(options: Namespace) -> int:
     from search.device import require_torch_device
+    from search.preflight import check_trust
     from search.study import cache_folder
     from sekd.distillation import distill, hash_of_weights, load_config
     from sekd.export import export_error, export_onnx
     from sekd.train import Progress, Run
 
     config = load_config(options.config)
+    check_trust(config, options.trust_code)
     require_torch_device(options.torch_device)
     out = Path(options.out) if options.out else Path(options.config).with_suffix("")
     say = _say(options)
@@ -93,7 +95,7 @@ def train(options: Namespace) -> int:
     except OSError as error:
         raise InputError(f"{out}: cannot write here: {error.strerror}") from error
     run = Run(torch_device=options.torch_device, on_progress=progress)
-    student = distill(config, cache=cache_folder(), folder=out, run=run, say=say)
+    student = distill(config, cache=cache_folder(), folder=out, run=run, say=say, trust_code=options.trust_code)
     export = export_onnx(student.model, out / "model.onnx")
     document = {
         "model": str(out / "model.onnx"),

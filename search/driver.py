@@ -21,12 +21,14 @@ def launch(
     storage: str | None = None,
     torch_device: str = "cpu",
     force: bool = False,
+    trust_code: bool = False,
 ) -> Results:
     """Runs the study of that name or file, or continues it, and gives back what is on record.
 
     Args:
         trials: run this many more; without it, what the definition still owes.
         force: run even if the teacher does not beat unprocessed audio.
+        trust_code: whether the function that ``teacher.module`` names may be called.
 
     Raises:
         InputError: the definition, its recordings, its device or the storage cannot be used.
@@ -35,7 +37,7 @@ def launch(
     """
     return drive(
         find_definition(str(study)), trials=trials, workers=workers, storage=storage, torch_device=torch_device,
-        force=force,
+        force=force, trust_code=trust_code,
     )  # fmt: skip
 
 
@@ -48,12 +50,16 @@ def drive(
     storage: str | None = None,
     torch_device: str = "cpu",
     force: bool = False,
+    trust_code: bool = False,
 ) -> Results:
     """`launch` for the definition at ``path``, which may be a run's own; ``watch`` makes who is told of events."""
     study, folder = start_run(path)
     backend = LocalBackend(workers or study.run.workers, study.run.threads, folder / "logs")
     with closing(watch(study)) as view, driving(folder):
-        tuner = Tuner(study, folder, backend, view, storage=storage, torch_device=torch_device, force=force)
+        tuner = Tuner(
+            study, folder, backend, view, storage=storage, torch_device=torch_device, force=force,
+            trust_code=trust_code,
+        )  # fmt: skip
         keep_definition(path, folder)
         tuner.run(trials)
     return open_results(str(folder), storage=storage)

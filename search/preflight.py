@@ -8,7 +8,7 @@ from search.study import StudyDefinition
 from sekd.data import DEMO, source_files
 from sekd.distillation import DistillConfig
 from sekd.errors import InputError
-from sekd.teacher import open_teacher
+from sekd.teacher import look_at, require_trust
 
 
 def wants_latency(study: StudyDefinition) -> bool:
@@ -37,5 +37,17 @@ def check_recordings(config: DistillConfig) -> None:
     for recipe in (config.data.train, config.data.valid):
         if recipe.manifest != DEMO:
             source_files(recipe)
-    if config.teacher is not None and config.teacher.model is not None:
-        open_teacher(config.teacher.model)
+    source = None if config.teacher is None else config.teacher.source
+    if source is not None:
+        look_at(source)  # `sekd check` comes here as well, and never runs code that a study names
+
+
+def check_trust(config: DistillConfig, trust_code: bool) -> None:
+    """Says before anything is read or written that the teacher is code which nobody allowed.
+
+    Raises:
+        InputError: names the function and the flag.
+    """
+    source = None if config.teacher is None else config.teacher.source
+    if source is not None:
+        require_trust(source, trust_code)

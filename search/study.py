@@ -16,6 +16,7 @@ from search.record import COSTS, DIRECTIONS, LATENCIES, METRICS
 from search.space import Space, check_conditions, corners, in_order, merged, nested, only_active
 from sekd.config import Frozen, content_hash, expand_path, parse, read_toml
 from sekd.errors import InputError, nearest
+from sekd.teacher_source import absolute_reference
 
 BUILT_METRICS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
 
@@ -96,7 +97,7 @@ class StudyDefinition(Frozen):
     def identity(self, recordings: Mapping[str, str]) -> dict[str, str]:
         """Hash of each part that makes two studies the same; ``recordings`` by content, not by path."""
         parts = self.model_dump(mode="json", include={"objectives", "space", "base", "seed"})
-        teacher = {k: v for k, v in (self.teacher or {}).items() if k != "model"}
+        teacher = {k: v for k, v in (self.teacher or {}).items() if k not in ("model", "module")}
         return {
             **{key: content_hash(value) for key, value in parts.items()},
             "data": content_hash([_without_paths(self.data), recordings.get("pool"), recordings.get("valid")]),
@@ -227,6 +228,9 @@ def _absolute(document: Any, base: Path) -> None:
             table = table.get(name) if isinstance(table, Mapping) else None
         if isinstance(table, Mapping) and isinstance(table.get(key), str) and table[key] != "demo":
             table[key] = str(expand_path(table[key], base))  # type: ignore[index]
+    teacher = document.get("teacher")
+    if isinstance(teacher, Mapping) and isinstance(teacher.get("module"), str):
+        teacher["module"] = absolute_reference(teacher["module"], base)  # type: ignore[index]
 
 
 def absolute_text(path: Path) -> str:

@@ -41,7 +41,7 @@ def _drive(path: Path, options: Namespace) -> int:
         results = drive(
             path, lambda study: view_for(study, _aside(options)),
             trials=options.trials, workers=options.workers, storage=options.storage,
-            torch_device=options.torch_device, force=options.force,
+            torch_device=options.torch_device, force=options.force, trust_code=options.trust_code,
         )  # fmt: skip
     except (Interrupted, KeyboardInterrupt):
         print(f"sekd: every finished trial is on record; continue with: sekd resume {name}", file=sys.stderr)

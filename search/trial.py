@@ -9,6 +9,7 @@ from typing import Any
 from search.device import DeviceProfile
 from search.study import StudyDefinition
 from sekd.config import Frozen
+from sekd.teacher_source import TeacherSource
 
 
 class Job(Frozen):
@@ -32,7 +33,7 @@ class Shared(Frozen):
     latency_wanted: bool  # an objective or a limit needs it
     pool: Path | None
     valid: Path
-    teacher: Path | None
+    teacher: TeacherSource | None
     outputs: Path | None
     hashes: dict[str, str | None]
     cache: Path

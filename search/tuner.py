@@ -9,7 +9,7 @@ from typing import Any
 from search.backends.base import Backend, Died, Done, Progress
 from search.baseline import gated_baseline
 from search.device import load_device, require_torch_device
-from search.preflight import check_device, check_recordings, wants_latency
+from search.preflight import check_device, check_recordings, check_trust, wants_latency
 from search.record import TrialRecord
 from search.sampler import lapsed
 from search.selection import fits, nearest_misses
@@ -73,22 +73,24 @@ class Tuner:
         prepared: Prepared | None = None,
         torch_device: str = "cpu",
         force: bool = False,
+        trust_code: bool = False,
     ) -> None:
         self.study, self.folder, self.backend, self.view = study, folder, backend, view
         self.device = load_device(study.device)
         check_device(study, self.device)
         require_torch_device(torch_device)
         data = parse(DistillConfig, study.document({}), study.name)
+        check_trust(data, trust_code)
         check_recordings(data)
         self.store = Store.create(study, open_storage(folder, storage))
         self.prepared = prepared or prepare(
-            data.data, data.teacher, seed=study.seed, cache=cache_folder(), say=view.say
+            data.data, data.teacher, seed=study.seed, cache=cache_folder(), say=view.say, trust_code=trust_code
         )
         hashes = {k: v for k, v in self.prepared.hashes.model_dump().items() if v is not None}
         self.store.check_identity(study.identity(hashes))
         # A search under way was accepted with the teacher it has.
         force = force or bool(self.store.records())
-        self.baseline = gated_baseline(study, self.prepared, folder, view.say, force=force)
+        self.baseline = gated_baseline(study, self.prepared, folder, view.say, force=force, trust_code=trust_code)
         self.store.note("baseline", self.baseline["means"])
         self._shared = self._what_jobs_share(torch_device)
         write_json(folder / "shared.json", self._shared.model_dump(mode="json"))

@@ -155,11 +155,13 @@ def distill(
     folder: Path | None = None,
     run: Run = Run(),  # noqa: B008
     say: Callable[[str], None] | None = None,
+    trust_code: bool = False,
 ) -> Student:
     """Trains the student that ``config`` describes; the same configuration gives the same student.
 
     Args:
         prepared: what the trials of a study share; made, or found in ``cache``, unless given.
+        trust_code: whether the function that ``teacher.module`` names may be called.
         folder: keeps the checkpoint, from which a killed run continues, and ``model.safetensors``.
 
     Raises:
@@ -168,7 +170,10 @@ def distill(
     """
     cache = cache or Path("studies/cache")
     if prepared is None:
-        prepared = prepare(config.data, config.teacher, seed=config.seed, cache=cache, expect=config.expect, say=say)
+        prepared = prepare(
+            config.data, config.teacher, seed=config.seed, cache=cache, expect=config.expect, say=say,
+            trust_code=trust_code,
+        )  # fmt: skip
     check_expected(config.expect, **prepared.hashes.model_dump())
     if folder is not None:
         _claim(folder, config.identity(prepared.hashes))

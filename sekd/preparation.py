@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from sekd.audio import write_audio
 from sekd.cache import build_once, write_json
@@ -21,6 +21,7 @@ from sekd.losses import DispatchConfig
 from sekd.models import StudentConfig, build
 from sekd.pool import LiveBatches, write_outputs, write_pool
 from sekd.teacher import open_teacher
+from sekd.teacher_source import StftConfig, TeacherSource, absolute_reference, split_reference
 from sekd.train import LossConfig, Phase, Progress, Run, TrainConfig, Trainer
 
 Kind = TypeVar("Kind", bound=Recipe)
@@ -31,16 +32,37 @@ CORE_VERSION = 1  # raised when the same configuration would give another result
 class TeacherConfig(Frozen):
     """A trained model to learn from, or a network to train first on the same recordings."""
 
-    model: str | None = None  # a .safetensors of ours
+    model: str | None = None  # a .safetensors of ours, or an .onnx
+    stft: StftConfig = StftConfig()  # of an .onnx whose metadata do not say
+    module: str | None = None  # "package.module:function" or "path/to/file.py:function": any torch module
+    options: dict[str, Any] = {}  # of the function
     network: StudentConfig | None = None
     train: TrainConfig = TrainConfig()
     supervised: dict[str, float] = {"compressed": 1.0}
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherConfig:
-        if (self.model is None) == (self.network is None):
-            raise ValueError("needs either model (a file) or network (trained here)")
+        if sum(value is not None for value in (self.model, self.module, self.network)) != 1:
+            raise ValueError("needs one of model (a file), module (your own code) and network (trained here)")
+        if self.stft != StftConfig() and self.model is None:
+            raise ValueError("stft describes an .onnx model, and there is none")
+        if self.options and self.module is None:
+            raise ValueError("options are given to the function of module, and there is none")
         return self
+
+    @field_validator("module")
+    @classmethod
+    def _reference(cls, value: str | None) -> str | None:
+        if value is not None:
+            split_reference(value)
+        return value
+
+    @property
+    def source(self) -> TeacherSource | None:
+        """The teacher, where it exists already."""
+        if self.network is not None:
+            return None
+        return TeacherSource(model=self.model, stft=self.stft, module=self.module, options=self.options)
 
 
 class Hashes(Frozen):
@@ -56,7 +78,7 @@ class Prepared(NamedTuple):
 
     pool: Path | None  # without a teacher nothing is worth keeping: batches are mixed on the fly
     valid: Path  # noisy/ and clean/ with equal names
-    teacher: Path | None
+    teacher: TeacherSource | None
     outputs: Path | None
     hashes: Hashes
 
@@ -93,14 +115,20 @@ def prepare(
     cache: Path,
     expect: Hashes | None = None,
     say: Callable[[str], None] | None = None,
+    trust_code: bool = False,
 ) -> Prepared:
     """Builds, or finds in ``cache``, all that the trials of one study share.
+
+    Args:
+        trust_code: whether the function that ``teacher.module`` names may be called.
 
     Raises:
         InputError: recordings or the teacher cannot be used or are not the expected ones, or the cache cannot be
             written.
     """
     report = Reporter(say)
+    source = None if teacher is None else teacher.source
+    given = None if source is None else open_teacher(source, trust_code=trust_code)  # before anything takes minutes
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -128,8 +156,8 @@ def prepare(
     if teacher is None:
         return Prepared(None, valid_folder, None, None, Hashes(pool=pool_hash, valid=valid_hash))
     pool_folder = build_once(cache / f"pool-{pool_hash}", pool)
-    weights = _teacher_file(teacher, cache, train, seed, mixer, report)
-    opened = open_teacher(weights)
+    source = source or _trained_teacher(teacher, cache, train, seed, mixer, report)
+    opened = given or open_teacher(source)
     check_expected(expect, teacher=opened.identity)
 
     def outputs(folder: Path) -> None:
@@ -138,7 +166,7 @@ def prepare(
 
     made = build_once(cache / f"outputs-{content_hash([pool_hash, opened.identity, CORE_VERSION])}", outputs)
     hashes = Hashes(pool=pool_hash, valid=valid_hash, teacher=opened.identity)
-    return Prepared(pool_folder, valid_folder, weights, made, hashes)
+    return Prepared(pool_folder, valid_folder, source, made, hashes)
 
 
 def check_expected(expect: Hashes | None, **found: str | None) -> None:
@@ -184,15 +212,14 @@ def _write_valid(folder: Path, recipe: ValidRecipe, seed: int, report: Reporter)
             tell((index + 1) / count)
 
 
-def _teacher_file(
+def _trained_teacher(
     config: TeacherConfig, cache: Path, recipe: Recipe, seed: int, mixer: Callable[[], Mixer], report: Reporter
-) -> Path:
-    """The teacher's weights; trained here, supervised, where the study gives a network."""
-    if config.model is not None:
-        return Path(config.model)
+) -> TeacherSource:
+    """The network that the study gives, trained here, supervised."""
     network = config.network
     assert network is not None
-    made_of = [config.model_dump(mode="json"), recipe_hash(recipe, seed), seed, CORE_VERSION]
+    settings = config.model_dump(mode="json", include={"model", "network", "train", "supervised"})
+    made_of = [settings, recipe_hash(recipe, seed), seed, CORE_VERSION]
 
     def train(folder: Path) -> None:
         torch.manual_seed(seed)
@@ -209,7 +236,8 @@ def _teacher_file(
         save_model(model, folder / "model.safetensors")
         write_json(folder / "made_of.json", made_of)
 
-    return build_once(cache / f"teacher-{content_hash(made_of)}", train) / "model.safetensors"
+    made = build_once(cache / f"teacher-{content_hash(made_of)}", train)
+    return TeacherSource(model=str(made / "model.safetensors"))
 
 
 @contextmanager
@@ -235,4 +263,6 @@ def resolve(data: DataConfig, teacher: TeacherConfig | None, base: Path) -> tupl
     data = DataConfig.model_construct(train=recipe(data.train), valid=recipe(data.valid))
     if teacher is not None and teacher.model is not None:
         teacher = teacher.model_copy(update={"model": str(expand_path(teacher.model, base))})
+    if teacher is not None and teacher.module is not None:
+        teacher = teacher.model_copy(update={"module": absolute_reference(teacher.module, base)})
     return data, teacher

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -36,15 +37,21 @@ class StreamFormat(NamedTuple):
 class OnnxEnhancer(HopEnhancer):
     """Runs a streaming ONNX file on one thread of this machine's processor.
 
+    Args:
+        session: what `open_session` gave for this file, if it is open already.
+        described: metadata that the file may lack; what it says itself goes first.
+
     Raises:
         InputError: the file is missing, not ONNX, or not a streaming enhancer.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(
+        self, path: str | os.PathLike[str], *, session: Any = None, described: Mapping[str, str] | None = None
+    ):
         self.path = Path(path)
-        self._session = _open_session(self.path)
+        self._session = session or open_session(self.path)
         try:
-            self.format = _read_format(self._session.get_modelmeta().custom_metadata_map)
+            self.format = _read_format({**(described or {}), **self._session.get_modelmeta().custom_metadata_map})
             self._initial = _check_tensors(self._session, self.format.n_fft // 2 + 1)
             super().__init__(self.format.sample_rate, self.format.n_fft, self.format.hop_length, self.format.window())
         except ValueError as error:
@@ -63,13 +70,15 @@ class OnnxEnhancer(HopEnhancer):
         return enhanced.reshape(-1).view(np.complex64)
 
 
-def _open_session(path: Path) -> Any:
+def open_session(path: Path, content: bytes | None = None) -> Any:
     """An onnxruntime session for streaming: one thread, no spinning, denormals as zero.
+
+    ``content`` is the file's, if it was read already.
 
     Decaying states pass through denormal numbers in every pause, and those are up to a hundred times
     slower on x86. onnxruntime sets the flag for the thread that opens the session, and leaves it set.
     """
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise InputError(f"{path}: no such file")
     import onnxruntime  # here: importing the core should not load a runtime
 
@@ -80,7 +89,7 @@ def _open_session(path: Path) -> Any:
         options.add_session_config_entry(key, "0")
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content or str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no other base
         raise InputError(f"{path}: not a readable ONNX file: {' '.join(str(error).split())}") from error
 
@@ -110,7 +119,7 @@ def _check_tensors(session: Any, bins: int) -> dict[str, np.ndarray]:
     for name, tensors in (("mix", inputs), ("enh", outputs)):
         if name not in tensors:
             raise ValueError(f"no {'input' if name == 'mix' else 'output'} '{name}' ({', '.join(tensors)})")
-        if tensors[name].shape != [1, bins, 1, 2]:
+        if not _agree(tensors[name].shape, [1, bins, 1, 2]):
             raise ValueError(f"'{name}' is {tensors[name].shape}, not {[1, bins, 1, 2]}")
     states = [name for name in inputs if name != "mix"]
     for name in states:
@@ -128,5 +137,11 @@ def _check_state(name: str, before: Any, after: Any) -> None:
         raise ValueError(f"state '{name}' has no output '{name}_out'")
     if not all(isinstance(size, int) for size in before.shape):
         raise ValueError(f"state '{name}' has no fixed shape: {before.shape}")
-    if before.shape != after.shape:
+    if not _agree(after.shape, before.shape):
         raise ValueError(f"state '{name}' is {before.shape} but '{name}_out' is {after.shape}")
+
+
+def _agree(shape: list[int | str | None], wanted: list[int]) -> bool:
+    """Whether a tensor can be of the shape ``wanted``: exporters leave sizes open that they did not work out."""
+    pairs = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(not isinstance(size, int) or size == want for size, want in pairs)

@@ -269,6 +269,6 @@ def test_a_teacher_that_is_no_model_is_noticed_before_training(corpus, cache, pr
 
 
 def test_a_teacher_may_be_weights_of_ours(corpus, cache, prepared, tmp_path):
-    config = configure(corpus, teacher={"model": str(prepared.teacher)})
+    config = configure(corpus, teacher={"model": prepared.teacher.model})
     again = prepare(config.data, config.teacher, seed=0, cache=cache)
     assert again.hashes == prepared.hashes and again.outputs == prepared.outputs
