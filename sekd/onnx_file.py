@@ -31,6 +31,8 @@ def read_onnx(path: Path) -> bytes:
         raise InputError(f"{path}: not a whole ONNX file") from error
     if not model.HasField("graph"):
         raise InputError(f"{path}: not an ONNX file")
+    if not model.opset_import:  # it comes after the graph, and no file may lack it
+        raise InputError(f"{path}: not a whole ONNX file")
     _refuse(path, model)
     return content
 

@@ -182,6 +182,64 @@ def test_select_before_anything_was_trained(run, home):
     assert (code, out) == (2, "") and "launch the study first" in err
 
 
+TEACHER_CODE = """
+from pathlib import Path
+import torch
+Path(__file__).with_name("marker").touch()
+class Softer(torch.nn.Module):
+    def forward(self, noisy):
+        return 0.9 * noisy
+"""
+
+
+@pytest.fixture
+def own_teacher(home):
+    """A study whose teacher is code that leaves a mark where it is run; gives back the mark's place."""
+    write_definition(home, {"teacher": {"module": "code/mine.py:Softer"}})
+    (home / "code").mkdir()
+    (home / "code" / "mine.py").write_text(TEACHER_CODE)
+    return home / "code" / "marker"
+
+
+def test_check_never_runs_a_teachers_code(run, refused, home, own_teacher):
+    code, _, err = run("check", "tiny", "--samples", 1, "--json")
+    assert code == 0 and not own_teacher.exists(), err
+    write_definition(home, {"teacher": {"module": "code/nine.py:Softer"}})
+    assert "nine.py: no such file" in refused("check", "tiny")
+
+
+def test_a_teachers_code_is_run_only_if_trusted(refused, home, own_teacher):
+    (home / "code" / "distil.toml").write_text(
+        '[data]\ntrain = { manifest = "demo" }\nvalid = { manifest = "demo" }\n[teacher]\nmodule = "mine.py:Softer"\n'
+    )
+    for arguments in (["launch", "tiny"], ["resume", "tiny"], ["train", home / "code" / "distil.toml"]):
+        said = refused(*arguments, "--json")
+        assert "mine.py:Softer' is code to be run: give --trust-code" in said
+    assert not own_teacher.exists() and not (home / "cache").exists() and not (home / "code" / "distil").exists()
+    assert not (home / "runs" / "tiny" / "study.db").exists()
+
+
+def test_a_teacher_that_does_not_load_stops_before_anything_is_made(refused, home, own_teacher):
+    write_definition(home, {"teacher": {"module": "code/mine.py:Sofa"}})
+    assert "no function 'Sofa' there; did you mean 'Softer'?" in refused("launch", "tiny", "--trust-code", "--json")
+    assert not (home / "cache").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["module", "onnx"])
+def test_a_search_with_a_teacher_of_ones_own(run, home, own_teacher, kind):
+    teacher = {"module": "code/mine.py:Softer"}
+    if kind == "onnx":
+        streaming_model(home / "mine.onnx", shape=(1, 257, 1, 2))
+        teacher = {"model": "mine.onnx", "stft": {"hop": 256, "window": "hann_sqrt"}}
+    measured_study(home, {"teacher": teacher, "trials": 2, "objectives/cost": ["macs_per_s"]})
+    code, out, err = run("launch", "tiny", "--force", "--trust-code", "--json")
+    assert code == 0 and json.loads(out)["trials"]["complete"] == 2, err
+    own_teacher.unlink(missing_ok=True)
+    code, out, err = run("select", "tiny", "--train-steps", 4, "--json")  # from cached outputs: no code is run
+    assert code == 0 and not own_teacher.exists(), err
+
+
 def test_list_and_devices(run, home):
     write_definition(home)
     code, out, err = run("list", "--json")

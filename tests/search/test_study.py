@@ -87,6 +87,15 @@ def test_paths_are_relative_to_the_file_and_take_variables(tmp_path, monkeypatch
     assert read_study(path).data["train"]["manifest"] == "/there/MANIFEST.csv"
 
 
+def test_a_teachers_code_may_move(tmp_path):
+    tables = [{"module": "${CODE:-mine}/teacher.py:load"}, {"module": "other/teacher.py:load"}]
+    one, two = (read_study(write_definition(tmp_path, {"teacher": table})) for table in tables)
+    assert one.teacher == {"module": f"{tmp_path}/mine/teacher.py:load"}
+    assert one.identity(RECORDINGS) == two.identity(RECORDINGS)
+    other = definition(tmp_path, {"teacher": {**tables[0], "options": {"size": 3}}})
+    assert other.identity(RECORDINGS) != one.identity(RECORDINGS)
+
+
 def test_a_variable_that_is_not_set_is_named(tmp_path):
     path = write_definition(tmp_path, {"data/train/manifest": "${NOT_SET_ANYWHERE}/x.csv"})
     with pytest.raises(InputError, match="NOT_SET_ANYWHERE is not set"):

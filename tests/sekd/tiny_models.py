@@ -69,7 +69,33 @@ def gain_onnx(
     return path
 
 
-def _info(name: str, shape: list[int]) -> onnx.ValueInfoProto:
+def wave_onnx(
+    path: Path,
+    *,
+    gain: float = 0.5,
+    shape: tuple[str | int, ...] = ("batch", "sample"),
+    drop: int = 0,
+    operator: tuple[str, str] = ("", "Mul"),
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    """Whole signals: out = in * gain, without the last ``drop`` samples; ``operator`` is the node's domain and type."""
+    ends = helper.make_tensor("ends", TensorProto.INT64, [1], [-drop if drop else 2**31])
+    numbers = [helper.make_tensor(name, TensorProto.INT64, [1], [value]) for name, value in (("zero", 0), ("axis", 1))]
+    nodes = [
+        helper.make_node(operator[1], ["noisy", "gain"], ["scaled"], domain=operator[0]),
+        helper.make_node("Slice", ["scaled", "zero", "ends", "axis"], ["enhanced"]),
+    ]
+    constants = [helper.make_tensor("gain", TensorProto.FLOAT, [1], [gain]), ends, *numbers]
+    inputs, outputs = [_info("noisy", list(shape))], [_info("enhanced", [None] * len(shape))]
+    graph = helper.make_graph(nodes, "wave", inputs, outputs, constants)
+    domains = [helper.make_opsetid("", 17), *([helper.make_opsetid(operator[0], 1)] if operator[0] else [])]
+    model = helper.make_model(graph, opset_imports=domains, ir_version=8)
+    helper.set_model_props(model, metadata or {})
+    onnx.save(model, path)
+    return path
+
+
+def _info(name: str, shape: list) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
