@@ -26,7 +26,7 @@ weight_kib = 800
 train = {{ {source}{train_split}, pool_minutes = 30 }}
 valid = {{ {source}{valid_split}, count = 48, segment_s = 4.0 }}{note}
 
-[teacher]                # trained first on the same recordings; or model = "teacher.safetensors"
+[teacher]                # trained first on the same recordings; or model = "teacher.onnx"
 network = {{ channels = [8, 32, 64, 64] }}
 train = {{ steps = 3000, batch = 8, lr = 3e-3 }}
 
