@@ -40,12 +40,15 @@ class ModuleTeacher(Teacher):
             made = function(**options)
         if not isinstance(made, nn.Module):
             raise InputError(f"{reference}: returns {_kind(made)}, not a torch.nn.Module")
-        self.module = made.to("cpu").eval().requires_grad_(False)
-        where = place if file is None else file.name  # a study may move, its teacher stays the same
-        digest = None if source is None else hashlib.sha256(source).hexdigest()
-        self.identity = content_hash([where, name, dict(options), digest, _hash_of_tensors(self.module)])
+        with self._guest("moving it to the CPU"):
+            self.module = made.to("cpu").eval()
         probe = 0.05 * torch.randn(2, SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
         self.enhance(probe)  # what cannot work is told now, not after the audio was mixed
+        with self._guest("reading its weights"):
+            weights = _hash_of_tensors(self.module)
+        where = place if file is None else file.name  # a study may move, its teacher stays the same
+        digest = None if source is None else hashlib.sha256(source).hexdigest()
+        self.identity = content_hash([where, name, dict(options), digest, weights])
 
     @torch.no_grad()
     def enhance(self, noisy: Tensor) -> Tensor:

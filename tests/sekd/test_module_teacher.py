@@ -49,6 +49,17 @@ def fails():
 def leaves():
     raise SystemExit(3)
 
+def scripted():
+    return torch.jit.script(torch.nn.Hardtanh(-9.0, 9.0))
+
+def lazy():
+    return torch.nn.Sequential(torch.nn.Unflatten(1, (1, -1)), torch.nn.LazyConv1d(1, 3, padding=1))
+
+def half():
+    made = Gain(0.5)
+    made.register_buffer("table", torch.ones(3, dtype=torch.bfloat16), persistent=False)
+    return made
+
 def meddles():
     torch.set_num_threads(3); torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False)
     import sys; sys.path.insert(0, "/nowhere")
@@ -125,6 +136,12 @@ def test_untrusted_code_is_not_even_imported(file):
     assert not (file.parent / "marker").exists()
     with pytest.raises(InputError, match=r"none.py: no such file"):
         look_at(TeacherSource(module=f"{file.with_name('none.py')}:load"))
+
+
+@pytest.mark.parametrize("function", ["half", "lazy", "scripted"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_modules_of_all_kinds(file, function):
+    assert teach(file, function).enhance(signals()).shape == signals().shape
 
 
 REFUSED = {
