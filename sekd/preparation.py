@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sekd.audio import write_audio
 from sekd.cache import build_once, write_json
@@ -17,11 +17,11 @@ from sekd.checkpoint import save_model
 from sekd.config import Frozen, content_hash, expand_path
 from sekd.data import DEMO, DataConfig, Mixer, Recipe, ValidRecipe, recipe_hash
 from sekd.errors import InputError
-from sekd.losses import DispatchConfig
+from sekd.losses import LossConfig
 from sekd.models import StudentConfig, build
-from sekd.pool import LiveBatches, write_outputs, write_pool
-from sekd.teacher import open_teacher
-from sekd.train import LossConfig, Phase, Progress, Run, TrainConfig, Trainer
+from sekd.pool import LiveBatches, activations_bytes, write_activations, write_outputs, write_pool
+from sekd.teacher import OwnTeacher, Teacher, open_teacher
+from sekd.train import Phase, Progress, Run, TrainConfig, Trainer
 
 Kind = TypeVar("Kind", bound=Recipe)
 
@@ -35,6 +35,9 @@ class TeacherConfig(Frozen):
     network: StudentConfig | None = None
     train: TrainConfig = TrainConfig()
     supervised: dict[str, float] = {"compressed": 1.0}
+    # Activations for terms that compare features: kept on disk (float16), or computed anew for every batch.
+    features: Literal["cached", "live"] = "cached"
+    features_gib: float = Field(4.0, gt=0)  # most that cached ones may take
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherConfig:
@@ -59,6 +62,7 @@ class Prepared(NamedTuple):
     teacher: Path | None
     outputs: Path | None
     hashes: Hashes
+    activations: Path | None = None  # where terms on features read them from a cache
 
 
 class Reporter:
@@ -92,9 +96,10 @@ def prepare(
     seed: int,
     cache: Path,
     expect: Hashes | None = None,
+    features: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Prepared:
-    """Builds, or finds in ``cache``, all that the trials of one study share.
+    """Builds, or finds in ``cache``, all that the trials of one study share; ``features``: a term reads them.
 
     Raises:
         InputError: recordings or the teacher cannot be used or are not the expected ones, or the cache cannot be
@@ -138,7 +143,34 @@ def prepare(
 
     made = build_once(cache / f"outputs-{content_hash([pool_hash, opened.identity, CORE_VERSION])}", outputs)
     hashes = Hashes(pool=pool_hash, valid=valid_hash, teacher=opened.identity)
-    return Prepared(pool_folder, valid_folder, weights, made, hashes)
+    kept = None
+    if features and teacher.features == "cached":
+        kept = _activations(cache, pool_folder, opened, hashes, teacher.features_gib, report)
+    return Prepared(pool_folder, valid_folder, weights, made, hashes, kept)
+
+
+def _activations(
+    cache: Path, pool: Path, teacher: Teacher, hashes: Hashes, limit_gib: float, report: Reporter
+) -> Path | None:
+    """The cached activations; None of a teacher that shows none.
+
+    Raises:
+        InputError: they would take more than ``limit_gib``.
+    """
+    if not isinstance(teacher, OwnTeacher) or not teacher.blocks:
+        return None
+    gib = activations_bytes(pool, teacher.model) / 2**30
+    if gib > limit_gib:
+        raise InputError(
+            f"teacher.features_gib = {limit_gib:g}: the teacher's activations would take {gib:.2g} GiB of disk; "
+            'raise it, lower data.train.pool_minutes, or set teacher.features = "live"'
+        )
+
+    def write(folder: Path) -> None:
+        with report.task("keeping the teacher's activations over the training audio") as tell:
+            write_activations(folder, pool, teacher.model, tell)
+
+    return build_once(cache / f"activations-{content_hash([hashes.pool, hashes.teacher, CORE_VERSION])}", write)
 
 
 def check_expected(expect: Hashes | None, **found: str | None) -> None:
@@ -192,13 +224,17 @@ def _teacher_file(
         return Path(config.model)
     network = config.network
     assert network is not None
-    made_of = [config.model_dump(mode="json"), recipe_hash(recipe, seed), seed, CORE_VERSION]
+    made_of = [
+        config.model_dump(mode="json", exclude={"features", "features_gib"}),
+        recipe_hash(recipe, seed),
+        seed,
+        CORE_VERSION,
+    ]
 
     def train(folder: Path) -> None:
         torch.manual_seed(seed)
         model = build(network)
-        loss = LossConfig(DispatchConfig(), "mixture")
-        trainer = Trainer(model, [Phase(config.train.steps, config.supervised)], config.train, loss)
+        trainer = Trainer(model, [Phase(config.train.steps, config.supervised)], config.train, LossConfig())
         with report.task(f"training the teacher ({config.train.steps} steps)") as tell, one_thread():
 
             def told(progress: Progress) -> None:
