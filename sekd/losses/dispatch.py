@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sekd.losses.bands import BandLoss, Crossover, band_masks, cosine_distance, crossover_bins, energy, inner
+from sekd.losses.bands import BandLoss, Crossover, Planes, band_masks, cosine_distance, crossover_bins
 from sekd.losses.signals import stft
 
 Gate = Literal["none", "positive"]  # the published code keeps patches whatever the sign of their gap; the abstract not
@@ -48,11 +48,12 @@ def dispatch_l2_spectral(
 ) -> Tensor:
     """``dispatch_l2`` on magnitudes ``(batch, freq, frame)``."""
     _check(enhanced.shape[1], keep, patch=patch)
-    distance = patch_sums((enhanced - taught).square(), patch) / patch
+    enhanced, clean, taught = (size.transpose(1, 2) for size in (enhanced, clean, taught))
+    distance = patch_sums(_square(enhanced - taught), patch) / patch
     if keep == 1 and gate == "none":
         return distance.mean()
     with torch.no_grad():
-        gap = patch_sums((enhanced - clean).square() - (taught - clean).square(), patch)
+        gap = patch_sums(_square(enhanced - clean) - _square(taught - clean), patch)
         selected = select(gap, keep, gate)
     return (distance * selected).sum() / (distance.numel() * keep)
 
@@ -118,17 +119,15 @@ def dispatch_dfkd_spectral(
     _check(freqs, keep, low_patch=low_patch, high_patch=high_patch)
     if not 0 <= crossover_bin < freqs - 1:
         raise ValueError(f"crossover_bin = {crossover_bin} must be 0 to {freqs - 2}")
-    split = crossover_bins(taught.abs(), crossover, crossover_bin)
-    masks = band_masks(split, freqs, enhanced.real.dtype)
-    parts = _Products(enhanced, clean, taught)
+    student, target, teacher = (Planes.of(spectrum) for spectrum in (enhanced, clean, taught))
+    masks = band_masks(crossover_bins(teacher.size, crossover, crossover_bin), freqs, target.size.dtype)
+    products = _Products(student, target, teacher)
     losses = []
     for mask, patch, share in zip(masks, (low_patch, high_patch), (1.0, beta), strict=True):
-        distance, gap = parts.distances(mask, patch, share)
+        distance, gap = products.distances(mask, patch, share)
         with torch.no_grad():
-            inside = torch.nn.functional.max_pool1d(  # a patch belongs to a band if one of its bins does
-                torch.nn.functional.pad(mask, (0, 0, 0, -freqs % patch)).transpose(1, 2), patch
-            ).transpose(1, 2)
-            selected = select(gap, keep, gate, inside > 0)
+            inside = patch_sums(mask, patch) > 0  # a patch belongs to a band if one of its bins does
+            selected = select(gap, keep, gate, inside)
         losses.append((distance * selected).sum() / selected.sum().clamp(min=1))
     low, high = losses
     return BandLoss(low + high, low, high)
@@ -137,43 +136,43 @@ def dispatch_dfkd_spectral(
 class _Products:
     """What the distances of all patches are sums of, bin by bin; those with the estimate carry gradients."""
 
-    def __init__(self, enhanced: Tensor, clean: Tensor, taught: Tensor) -> None:
-        sizes = [spectrum.abs() for spectrum in (enhanced, clean, taught)]
-        self.learning = [inner(taught, enhanced), energy(enhanced), (sizes[2] - sizes[0]).square()]
+    def __init__(self, student: Planes, target: Planes, teacher: Planes) -> None:
+        self.learning = [teacher.inner(student), student.energy]
+        self.squares = _square(teacher.size - student.size)
         with torch.no_grad():
-            self.fixed = [
-                inner(clean, enhanced),
-                (sizes[1] - sizes[0]).square(),
-                inner(clean, taught),
-                (sizes[1] - sizes[2]).square(),
-                energy(clean),
-                energy(taught),
-            ]
+            self.fixed = [target.inner(student), target.inner(teacher), target.energy, teacher.energy]
+            self.gap = _square(target.size - student.size) - _square(target.size - teacher.size)
 
     def distances(self, mask: Tensor, patch: int, share: float) -> tuple[Tensor, Tensor]:
-        """Distance of the estimate to the teacher in each patch, and the knowledge gap, ``(batch, patch, frame)``."""
+        """Distance of the estimate to the teacher in each patch, and the knowledge gap, ``(batch, frame, patch)``.
 
-        def sums(values: Tensor) -> Tensor:
-            return patch_sums(values * mask, patch)
-
-        wanted = slice(None) if share < 1 else slice(0, 2)  # without the squares where none is asked for
-        to_teacher, own, *square = [sums(values) for values in self.learning[wanted]]
+        ``share`` of both is the cosine distance, the rest the squared difference of magnitudes.
+        """
+        to_teacher, own = (patch_sums(values * mask, patch) for values in self.learning)
         with torch.no_grad():
-            clean, taught = sums(self.fixed[4]), sums(self.fixed[5])
-            gap = cosine_distance(sums(self.fixed[0]), clean, own) - cosine_distance(sums(self.fixed[2]), clean, taught)
-            if share < 1:
-                gap = share * gap + (1 - share) / patch * (sums(self.fixed[1]) - sums(self.fixed[3]))
+            student_clean, teacher_clean, clean, taught = (patch_sums(v * mask, patch) for v in self.fixed)
+            gap = cosine_distance(student_clean, clean, own) - cosine_distance(teacher_clean, clean, taught)
         distance = cosine_distance(to_teacher, taught, own)
-        if share < 1:
-            distance = share * distance + (1 - share) / patch * square[0]
-        return distance, gap
+        if share == 1:
+            return distance, gap
+        with torch.no_grad():
+            gap = share * gap + (1 - share) / patch * patch_sums(self.gap * mask, patch)
+        return share * distance + (1 - share) / patch * patch_sums(self.squares * mask, patch), gap
+
+
+def _square(values: Tensor) -> Tensor:
+    return values * values
 
 
 def patch_sums(values: Tensor, patch: int) -> Tensor:
-    """``(batch, freq, frame)`` to sums over patches of bins, ``(batch, patch, frame)``; zeros fill the last patch."""
-    batch, freqs, frames = values.shape
-    padded = torch.nn.functional.pad(values, (0, 0, 0, -freqs % patch))
-    return padded.reshape(batch, -1, patch, frames).sum(2)
+    """``(batch, frame, freq)`` to sums over patches of bins, ``(batch, frame, patch)``; the last one may be short.
+
+    A product with a matrix of zeros and ones: sums over short stretches of memory take several times longer.
+    """
+    freqs = values.shape[-1]
+    bins = torch.arange(freqs, device=values.device)
+    patches = torch.arange(-(-freqs // patch), device=values.device)
+    return values @ (bins[:, None] // patch == patches).to(values.dtype)
 
 
 def select(gap: Tensor, keep: float, gate: Gate, among: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ Normalize = Literal["row"] | None
 Reduction = Literal["sum", "mean"]
 
 FLOW_KINDS = ("g_tf", "g_t")
+CACHED_VALUES = 2**18  # of the matrices compared at once, about a megabyte
 EPSILON = 1e-12  # a row of zeros stays a row of zeros
 
 # From (batch, channel, frame, freq) to what stands side by side, then (batch, values) to compare.
@@ -55,13 +56,50 @@ def similarity_loss(
     batch = len(student[0])
     total = student[0].new_zeros(())
     for ours, theirs in zip(student, teacher, strict=True):
-        layout = _LAYOUTS[kind]
-        with torch.no_grad():
-            wanted = gram(layout(theirs), normalize)
-        difference = (gram(layout(ours), normalize) - wanted).square().sum()
-        count = wanted.numel() // batch**2
+        x, wanted = (_LAYOUTS[kind](side) for side in (ours, theirs.detach()))
+        count = x.shape[:-2].numel()
+        x, wanted = (side.reshape(count, batch, -1).contiguous() for side in (x, wanted))
+        difference = _GramDistance.apply(x, wanted, normalize)
         total = total + (difference / count if reduction == "mean" else difference)
     return total / batch**2
+
+
+class _GramDistance(torch.autograd.Function):
+    """Sum of squared differences between the Gram matrices of two tensors ``(matrix, batch, values)``.
+
+    Matrices go through a few at a time, value and gradient together, so that they stay in the processor's cache:
+    all at once they take a hundred times the memory of what they are made of. A row of zeros has no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, wanted: Tensor, normalize: Normalize) -> Tensor:
+        total = x.new_zeros(())
+        gradients = []
+        at_once = max(1, CACHED_VALUES // x.shape[1] ** 2)
+        for ours, theirs in zip(x.split(at_once), wanted.split(at_once), strict=True):
+            value, slope = _distance_and_slope(ours @ ours.mT, gram(theirs, normalize), normalize)
+            total += value
+            gradients.append((slope + slope.mT) @ ours)
+        ctx.save_for_backward(torch.cat(gradients))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * outer[0], None, None
+
+
+def _distance_and_slope(products: Tensor, wanted: Tensor, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    """The squared distance of (then normalised) ``products`` from ``wanted``, and its derivative by ``products``."""
+    if normalize is None:
+        difference = products - wanted
+        return torch.linalg.vector_norm(difference).square(), 2 * difference
+    length = torch.linalg.vector_norm(products, dim=-1, keepdim=True)
+    inverse = torch.where(length > EPSILON, 1 / length, 0)
+    unit = products * inverse
+    cosine = (unit.unsqueeze(-2) @ wanted.unsqueeze(-1)).squeeze(-1)
+    # A row changes only across its own direction: its length is divided out.
+    slope = (unit * cosine - wanted) * (2 * inverse)
+    return torch.linalg.vector_norm(unit - wanted).square(), slope
 
 
 def flow_loss(

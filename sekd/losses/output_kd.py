@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sekd.losses.bands import Crossover, band_masks, cosine_distance, crossover_bins, energy, inner
+from sekd.losses.bands import Crossover, Planes, band_masks, cosine_distance, crossover_bins
 from sekd.losses.signals import stft
 from sekd.losses.supervised import negative_si_snr
 
@@ -51,13 +51,14 @@ def dfkd_spectral(
     enhanced: Tensor, taught: Tensor, *, beta: float = 0.5, crossover: Crossover = "teacher", crossover_bin: int = 3
 ) -> Tensor:
     """``dfkd`` on complex spectra ``(batch, freq, frame)``."""
-    size_e, size_t = enhanced.abs(), taught.abs()
-    split = crossover_bins(size_t, crossover, crossover_bin)
-    low, high = band_masks(split, enhanced.shape[1], size_e.dtype)
-    product, own, other = inner(taught, enhanced), energy(enhanced), energy(taught)
+    student, teacher = Planes.of(enhanced), Planes.of(taught)
+    split = crossover_bins(teacher.size, crossover, crossover_bin)
+    low, high = band_masks(split, enhanced.shape[1], teacher.size.dtype)
+    quantities = (teacher.inner(student), student.energy, teacher.energy)
 
     def cosine(mask: Tensor) -> Tensor:
-        return cosine_distance(*((values * mask).sum(1) for values in (product, other, own))).mean()
+        # A sum over the band of each frame: as products of vectors, which are faster than multiplying and adding.
+        return cosine_distance(*((values[..., None, :] @ mask[..., None]).flatten(1) for values in quantities)).mean()
 
-    squares = ((size_t - size_e).square() * high).mean()
-    return cosine(low) + beta * cosine(high) + (1 - beta) * squares
+    difference = teacher.size - student.size
+    return cosine(low) + beta * cosine(high) + (1 - beta) * (difference * difference * high).mean()
