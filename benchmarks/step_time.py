@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sekd.losses import DispatchConfig, LossConfig
 from sekd.models import CruseConfig, build
 from sekd.pool import PoolBatches, RowsWriter, cached_features, live_features, write_activations
 from sekd.train import Batch, Phase, TrainConfig, Trainer
-from sekd.losses import DispatchConfig, LossConfig
 
 BATCH = 16
 SAMPLES = 2 * 16_000
@@ -76,16 +76,14 @@ def _sources(folder: Path) -> dict[str | None, Callable[[int], Batch]]:
     teacher = build(TEACHER).requires_grad_(False)
     write_activations(folder, folder, teacher, lambda share: None)
     features = {None: None, "cached": cached_features(folder), "live": live_features(folder, teacher)}
-    return {
-        name: PoolBatches(folder, folder, batch=BATCH, seed=0, features=found) for name, found in features.items()
-    }
+    return {name: PoolBatches(folder, folder, batch=BATCH, seed=0, features=found) for name, found in features.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     medians = step_times(parser.parse_args().rounds)
-    print(f"one step of {BATCH} x {SAMPLES / 16_000:g} s, one thread, processor time, median; against supervised and output L2")
+    print(f"one step of {BATCH} x {SAMPLES / 16_000:g} s, one thread, median; against supervised and output L2")
     for kind, seconds in medians.items():
         against = [seconds / medians[other] for other in ("supervised", "output L2")]
         print(f"{kind:30s} {1000 * seconds:7.1f} ms  {against[0]:5.2f}  {against[1]:5.2f}")
