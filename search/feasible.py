@@ -24,7 +24,7 @@ from search.study import StudyDefinition, cache_folder, read_study
 from search.trial import Job, Shared
 from sekd.config import content_hash, parse
 from sekd.distillation import DistillConfig
-from sekd.train import LossConfig, Trainer
+from sekd.train import Trainer
 
 AXES = ("latency_ms", "paced_p95_ms", "macs_per_s", "weight_kib", "state_kib", "parameters")
 TIMED_STEPS = 3
@@ -127,11 +127,15 @@ def _step_seconds(study: StudyDefinition, params: Mapping[str, Any]) -> float:
     config = parse(DistillConfig, study.document(params), study.name)
     torch.set_num_threads(study.run.threads)
     noise = torch.randn(3, config.train.batch, config.data.train.samples) * 0.1
-    loss = LossConfig(config.distill.dispatch, config.distill.loss_level)
-    trainer = Trainer(build(config.student), config.distill.phases(TIMED_STEPS + 1), config.train, loss)
-    trainer.run(lambda step: Batch(*noise), until=1)
+    model = build(config.student)
+    with torch.no_grad(), model.recorded() as recorded:  # stands for the teacher's activations
+        model(noise[0])
+    noisy, clean, teacher = noise
+    batch = Batch(noisy, clean, teacher, lambda device: recorded)
+    trainer = Trainer(model, config.distill.phases(TIMED_STEPS + 1), config.train, config.distill.loss)
+    trainer.run(lambda step: batch, until=1)
     started = time.perf_counter()
-    trainer.run(lambda step: Batch(*noise))
+    trainer.run(lambda step: batch)
     return (time.perf_counter() - started) / TIMED_STEPS
 
 

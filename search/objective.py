@@ -92,7 +92,8 @@ def _live(job: Job, lock: DeviceLock, tell: Tell) -> TrialRecord:
     tell("measure", 0.0)
     facts = before_training(job, config, lock)
     shared = job.shared
-    prepared = Prepared(shared.pool, shared.valid, shared.teacher, shared.outputs, Hashes(**shared.hashes))  # type: ignore[arg-type]
+    hashes = Hashes(**shared.hashes)  # type: ignore[arg-type]
+    prepared = Prepared(shared.pool, shared.valid, shared.teacher, shared.outputs, hashes, shared.activations)
 
     def progress(now: Progress) -> None:
         tell("train", now.step / now.steps)

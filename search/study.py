@@ -129,6 +129,18 @@ class StudyDefinition(Frozen):
             drawn[key] = _draw(domain, rng)
         return only_active(self.space, drawn)
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether a setting of the space distils features, so that the teacher's activations are wanted."""
+        from sekd.losses import reads_features  # late: it brings torch
+
+        key = "distill.term"
+        domain = self.space.get(key)
+        found = [self.base.get("distill", {}).get("term"), *(domain.choice or () if domain else ())]
+        names = {name for term in found if term for name in ([term] if isinstance(term, str) else term)}
+        names |= {other.removeprefix(f"{key}.") for other in self.space if other.startswith(f"{key}.")}
+        return reads_features(dict.fromkeys(names, 1.0))
+
     def first(self) -> list[dict[str, Any]]:
         """What is tried before the sampler decides: the middle of the space without a teacher, then the user's."""
         middle = {key: domain.some()[len(domain.some()) // 2] for key, domain, _ in in_order(self.space)}

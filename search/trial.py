@@ -35,6 +35,7 @@ class Shared(Frozen):
     valid: Path
     teacher: TeacherSource | None
     outputs: Path | None
+    activations: Path | None = None
     hashes: dict[str, str | None]
     cache: Path
     measured: Path  # latencies by network, so that equal networks are measured once

@@ -84,7 +84,13 @@ class Tuner:
         check_recordings(data)
         self.store = Store.create(study, open_storage(folder, storage))
         self.prepared = prepared or prepare(
-            data.data, data.teacher, seed=study.seed, cache=cache_folder(), say=view.say, trust_code=trust_code
+            data.data,
+            data.teacher,
+            seed=study.seed,
+            cache=cache_folder(),
+            features=study.reads_features,
+            say=view.say,
+            trust_code=trust_code,
         )
         hashes = {k: v for k, v in self.prepared.hashes.model_dump().items() if v is not None}
         self.store.check_identity(study.identity(hashes))
@@ -107,6 +113,7 @@ class Tuner:
             valid=self.prepared.valid,
             teacher=self.prepared.teacher,
             outputs=self.prepared.outputs,
+            activations=self.prepared.activations,
             hashes=self.prepared.hashes.model_dump(),
             cache=cache_folder(),
             measured=self.folder / "measured",

@@ -15,10 +15,12 @@ from sekd.checkpoint import hash_of_weights, load_model, save_model
 from sekd.config import Frozen, content_hash, parse, read_toml
 from sekd.data import DataConfig, Mixer
 from sekd.errors import InputError, nearest
-from sekd.losses import TERMS, DispatchConfig
+from sekd.losses import TERMS, DispatchConfig, GramConfig, LossConfig, reads_features
+from sekd.losses.gram import FLOW_KINDS
 from sekd.losses.signals import Level
 from sekd.models import CruseConfig, Enhancer, StudentConfig, build
-from sekd.pool import LiveBatches, PoolBatches
+from sekd.models.base import NetworkConfig
+from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, live_features
 from sekd.preparation import (
     CORE_VERSION,
     Hashes,
@@ -30,7 +32,10 @@ from sekd.preparation import (
     resolve,
     with_corpus,
 )
-from sekd.train import Batch, LossConfig, Phase, Run, TrainConfig, Trainer
+from sekd.teacher import OwnTeacher, open_teacher
+from sekd.train import Batch, Phase, Run, TrainConfig, Trainer
+
+LEAST_BATCH = 16  # signals that a similarity term needs to compare
 
 ScheduleKind = Literal["supervised", "one_step", "two_step", "two_step_kept"]
 
@@ -58,10 +63,11 @@ class DistillSection(Frozen):
     """Which terms, how they are weighted and when."""
 
     supervised: dict[str, float] = {"compressed": 1.0}
-    term: str = "dispatch_l2"  # the term that follows the teacher
-    # Brings the teacher's term to the size of the supervised ones before kd_weight.
+    term: str | dict[str, float] = "dispatch_l2"  # what follows the teacher: one term, or several with their weights
+    # Brings the teacher's terms to the size of the supervised ones before kd_weight.
     kd_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
     dispatch: DispatchConfig = DispatchConfig()
+    gram: GramConfig = GramConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     loss_level: Level = "mixture"
 
@@ -72,16 +78,37 @@ class DistillSection(Frozen):
 
     @field_validator("term")
     @classmethod
-    def _teacher_term(cls, value: str) -> str:
-        _known_terms({value: 1.0}, "teacher")
+    def _teacher_term(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+        _known_terms({value: 1.0} if isinstance(value, str) else value, "teacher")
         return value
+
+    @model_validator(mode="after")
+    def _flow_of_a_kind_that_exists(self) -> DistillSection:
+        if "flow" in self.taught and self.gram.kind not in FLOW_KINDS:
+            raise ValueError(f"gram.kind = {self.gram.kind!r}: the term 'flow' knows {' and '.join(FLOW_KINDS)}")
+        return self
+
+    @property
+    def taught(self) -> dict[str, float]:
+        """The terms that follow the teacher and their weights."""
+        weights = {self.term: 1.0} if isinstance(self.term, str) else self.term
+        return {name: self.kd_scale * weight for name, weight in weights.items()}
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether a term of the schedule compares what happens inside student and teacher."""
+        return self.schedule.kind != "supervised" and reads_features(self.taught)
+
+    @property
+    def loss(self) -> LossConfig:
+        return LossConfig(dispatch=self.dispatch, gram=self.gram, level=self.loss_level)
 
     def phases(self, steps: int) -> list[Phase]:
         """The schedule as phases of weighted terms; their steps sum to ``steps``."""
         schedule = self.schedule
-        taught = {self.term: self.kd_scale}
+        taught = self.taught
         mixed = {name: (1 - schedule.kd_weight) * weight for name, weight in self.supervised.items()}
-        mixed[self.term] = schedule.kd_weight * self.kd_scale
+        mixed |= {name: schedule.kd_weight * weight for name, weight in taught.items()}
         first = round(steps * schedule.kd_only_fraction)
         return {
             "supervised": [Phase(steps, self.supervised)],
@@ -119,6 +146,26 @@ class DistillConfig(Frozen):
             raise ValueError(f"distill.schedule.kind = {self.distill.schedule.kind!r} needs a [teacher]")
         return self
 
+    @model_validator(mode="after")
+    def _features_can_be_compared(self) -> DistillConfig:
+        if not self.distill.reads_features:
+            return self
+        if self.train.batch < LEAST_BATCH:
+            raise ValueError(
+                f"train.batch = {self.train.batch}: terms {_named(self.distill.taught)} compare the signals of a batch "
+                f"with each other and need at least {LEAST_BATCH}"
+            )
+        if self.teacher is not None and (self.teacher.module or str(self.teacher.model).endswith(".onnx")):
+            raise ValueError(
+                f"distill.term: {_named(self.distill.taught)} looks inside the teacher, which only networks of ours "
+                "allow (teacher.network, or a .safetensors)"
+            )
+        if self.teacher is not None and self.teacher.network is not None:
+            problem = incomparable(self.student, self.teacher.network)
+            if problem:
+                raise ValueError(f"distill.term: {_named(self.distill.taught)} {problem}")
+        return self
+
     def identity(self, hashes: Hashes) -> str:
         """Equal for equal results: settings, seed and core version, recordings and teacher by content."""
         settings = self.model_dump(mode="json", include={"seed", "student", "distill", "train"})
@@ -126,7 +173,33 @@ class DistillConfig(Frozen):
             # No teacher is heard, so nothing that concerns one can matter.
             settings["distill"] = {k: settings["distill"][k] for k in ("supervised", "loss_level")}
             hashes = hashes.model_copy(update={"teacher": None})
+        elif self.distill.reads_features and self.teacher is not None:
+            settings["features"] = self.teacher.features  # cached ones are rounded
         return content_hash([settings, hashes.model_dump(mode="json"), CORE_VERSION], 16)
+
+
+def incomparable(student: NetworkConfig, teacher: NetworkConfig) -> str | None:
+    """Why the activations of two networks cannot be compared block by block, or None."""
+    ours, theirs = student.blocks, teacher.blocks
+    if ours and ours == theirs:
+        return None
+    shown = [
+        f"{who} ({getattr(config, 'family', '?')}) has {_grids(config)}"
+        for who, config in (("the student", student), ("the teacher", teacher))
+    ]
+    return f"cannot compare them: {shown[0]}, {shown[1]}; choose a term on outputs, or networks with equal blocks"
+
+
+def _grids(config: NetworkConfig) -> str:
+    if not config.blocks:
+        return "no blocks to compare"
+    hops = sorted({block.hop for block in config.blocks})
+    freqs = ", ".join(str(block.freqs) for block in config.blocks)
+    return f"blocks of {freqs} frequencies every {' or '.join(map(str, hops))} samples"
+
+
+def _named(weights: dict[str, float]) -> str:
+    return " and ".join(repr(name) for name in weights)
 
 
 class Student(NamedTuple):
@@ -171,9 +244,15 @@ def distill(
     cache = cache or Path("studies/cache")
     if prepared is None:
         prepared = prepare(
-            config.data, config.teacher, seed=config.seed, cache=cache, expect=config.expect, say=say,
+            config.data,
+            config.teacher,
+            seed=config.seed,
+            cache=cache,
+            expect=config.expect,
+            features=config.distill.reads_features,
+            say=say,
             trust_code=trust_code,
-        )  # fmt: skip
+        )
     check_expected(config.expect, **prepared.hashes.model_dump())
     if folder is not None:
         _claim(folder, config.identity(prepared.hashes))
@@ -193,16 +272,36 @@ def distill(
 def batches(config: DistillConfig, prepared: Prepared, cache: Path) -> Callable[[int], Batch]:
     """Batches as a function of (seed, step): from the pool, or mixed on the fly where there is no teacher."""
     if prepared.pool is not None:
-        return PoolBatches(prepared.pool, prepared.outputs, batch=config.train.batch, seed=config.seed)
+        features = _features(config, prepared) if config.distill.reads_features else None
+        return PoolBatches(
+            prepared.pool, prepared.outputs, batch=config.train.batch, seed=config.seed, features=features
+        )
     recipe = with_corpus(config.data.train, cache, config.seed, Reporter(None))
     return LiveBatches(Mixer(recipe, seed=config.seed), batch=config.train.batch)
+
+
+def _features(config: DistillConfig, prepared: Prepared) -> Features:
+    """The teacher's activations for rows of the pool: read from the cache, or computed where there is none.
+
+    Raises:
+        InputError: the activations of student and teacher cannot be compared.
+    """
+    assert prepared.pool is not None and prepared.teacher is not None
+    teacher = open_teacher(prepared.teacher)
+    if not isinstance(teacher, OwnTeacher):
+        raise InputError(f"distill.term: {_named(config.distill.taught)} cannot look inside {prepared.teacher.model}")
+    problem = incomparable(config.student, teacher.model.config)
+    if problem:
+        raise InputError(f"distill.term: {_named(config.distill.taught)} {problem}")
+    if prepared.activations is not None:
+        return cached_features(prepared.activations)
+    return live_features(prepared.pool, teacher.model)
 
 
 def _train(config: DistillConfig, source: Callable[[int], Batch], folder: Path | None, run: Run) -> Enhancer:
     torch.manual_seed(config.seed)
     model = build(config.student).to(run.torch_device)
-    loss = LossConfig(config.distill.dispatch, config.distill.loss_level)
-    trainer = Trainer(model, config.distill.phases(config.train.steps), config.train, loss)
+    trainer = Trainer(model, config.distill.phases(config.train.steps), config.train, config.distill.loss)
     if folder is not None:
         run = run._replace(checkpoint=folder / "checkpoint.pt")
     trainer.run(source, run)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from sekd.audio import SAMPLE_RATE
+from sekd.cache import write_json
 from sekd.data import Mixer, TrainRecipe
+from sekd.models import Enhancer
 from sekd.models.base import keep_denormals
 from sekd.train import Batch
 
@@ -77,10 +82,70 @@ def write_outputs(folder: Path, pool: Path, enhance: Enhance, tell: Tell, *, bat
     writer.close()
 
 
+def activations_bytes(pool: Path, teacher: Enhancer) -> int:
+    """What ``write_activations`` would write."""
+    noisy = Rows(pool, "noisy")
+    return 2 * len(noisy) * sum(x[0].numel() for x in _activations(teacher, noisy[:1]))
+
+
+@torch.no_grad()
+def write_activations(folder: Path, pool: Path, teacher: Enhancer, tell: Tell, *, batch: int = 16) -> None:
+    """The teacher's activations for every segment as float16, block after block, ``(row, value)``."""
+    keep_denormals()
+    noisy = Rows(pool, "noisy")
+    shapes = [list(x.shape[1:]) for x in _activations(teacher, noisy[:1])]
+    values = sum(math.prod(shape) for shape in shapes)
+    file = np.lib.format.open_memmap(folder / "activations.npy", "w+", np.float16, (len(noisy), values))
+    for first in range(0, len(noisy), batch):
+        recorded = _activations(teacher, noisy[first : first + batch])
+        file[first : first + batch] = torch.cat([x.flatten(1) for x in recorded], dim=1).half().numpy()
+        tell(min(1.0, (first + batch) / len(noisy)))
+    file.flush()
+    write_json(folder / "blocks.json", shapes)
+
+
+@torch.no_grad()
+def _activations(teacher: Enhancer, noisy: torch.Tensor) -> list[torch.Tensor]:
+    with teacher.eval().recorded() as recorded:
+        teacher(noisy)
+    return recorded
+
+
+# Rows of the pool and a torch device to the teacher's activations, (batch, channel, frame, freq) for each block.
+Features = Callable[[np.ndarray, str], list[torch.Tensor]]
+
+
+def cached_features(folder: Path) -> Features:
+    """Reads what ``write_activations`` wrote."""
+    file = np.load(folder / "activations.npy", mmap_mode="r")
+    shapes = json.loads((folder / "blocks.json").read_text())
+    sizes = [math.prod(shape) for shape in shapes]
+
+    def read(rows: np.ndarray, device: str) -> list[torch.Tensor]:
+        values = torch.from_numpy(file[rows]).to(device).float()
+        parts = values.split(sizes, dim=1)
+        return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    return read
+
+
+def live_features(pool: Path, teacher: Enhancer) -> Features:
+    """Runs the teacher on every batch."""
+    noisy = Rows(pool, "noisy")
+
+    def compute(rows: np.ndarray, device: str) -> list[torch.Tensor]:
+        return _activations(teacher.to(device), noisy[rows].to(device))
+
+    return compute
+
+
 class PoolBatches:
     """Batches from a pool: every segment once an epoch, in an order that depends on the seed and the epoch."""
 
-    def __init__(self, pool: Path, outputs: Path | None, *, batch: int, seed: int) -> None:
+    def __init__(
+        self, pool: Path, outputs: Path | None, *, batch: int, seed: int, features: Features | None = None
+    ) -> None:
+        self.features = features
         self.noisy, self.clean = Rows(pool, "noisy"), Rows(pool, "clean")
         self.teacher = None if outputs is None else Rows(outputs, "teacher")
         self.batch, self.seed = batch, seed
@@ -88,7 +153,8 @@ class PoolBatches:
     def __call__(self, step: int) -> Batch:
         rows = np.sort(self._rows(step))  # ascending, as the file lies; a batch has no order of its own
         teacher = None if self.teacher is None else self.teacher[rows]
-        return Batch(self.noisy[rows], self.clean[rows], teacher)
+        features = None if self.features is None else partial(self.features, rows)
+        return Batch(self.noisy[rows], self.clean[rows], teacher, features)
 
     def _rows(self, step: int) -> np.ndarray:
         wanted = np.arange(step * self.batch, (step + 1) * self.batch)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sekd.audio import write_audio
 from sekd.cache import build_once, write_json
@@ -17,12 +17,12 @@ from sekd.checkpoint import save_model
 from sekd.config import Frozen, content_hash, expand_path
 from sekd.data import DEMO, DataConfig, Mixer, Recipe, ValidRecipe, recipe_hash
 from sekd.errors import InputError
-from sekd.losses import DispatchConfig
+from sekd.losses import LossConfig
 from sekd.models import StudentConfig, build
-from sekd.pool import LiveBatches, write_outputs, write_pool
-from sekd.teacher import open_teacher
+from sekd.pool import LiveBatches, activations_bytes, write_activations, write_outputs, write_pool
+from sekd.teacher import OwnTeacher, Teacher, open_teacher
 from sekd.teacher_source import StftConfig, TeacherSource, absolute_reference, split_reference
-from sekd.train import LossConfig, Phase, Progress, Run, TrainConfig, Trainer
+from sekd.train import Phase, Progress, Run, TrainConfig, Trainer
 
 Kind = TypeVar("Kind", bound=Recipe)
 
@@ -39,6 +39,9 @@ class TeacherConfig(Frozen):
     network: StudentConfig | None = None
     train: TrainConfig = TrainConfig()
     supervised: dict[str, float] = {"compressed": 1.0}
+    # Activations for terms that compare features: kept on disk (float16), or computed anew for every batch.
+    features: Literal["cached", "live"] = "cached"
+    features_gib: float = Field(4.0, gt=0)  # most that cached ones may take
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherConfig:
@@ -81,6 +84,7 @@ class Prepared(NamedTuple):
     teacher: TeacherSource | None
     outputs: Path | None
     hashes: Hashes
+    activations: Path | None = None  # where terms on features read them from a cache
 
 
 class Reporter:
@@ -114,10 +118,11 @@ def prepare(
     seed: int,
     cache: Path,
     expect: Hashes | None = None,
+    features: bool = False,
     say: Callable[[str], None] | None = None,
     trust_code: bool = False,
 ) -> Prepared:
-    """Builds, or finds in ``cache``, all that the trials of one study share.
+    """Builds, or finds in ``cache``, all that the trials of one study share; ``features``: a term reads them.
 
     Args:
         trust_code: whether the function that ``teacher.module`` names may be called.
@@ -166,7 +171,34 @@ def prepare(
 
     made = build_once(cache / f"outputs-{content_hash([pool_hash, opened.identity, CORE_VERSION])}", outputs)
     hashes = Hashes(pool=pool_hash, valid=valid_hash, teacher=opened.identity)
-    return Prepared(pool_folder, valid_folder, source, made, hashes)
+    kept = None
+    if features and teacher.features == "cached":
+        kept = _activations(cache, pool_folder, opened, hashes, teacher.features_gib, report)
+    return Prepared(pool_folder, valid_folder, source, made, hashes, kept)
+
+
+def _activations(
+    cache: Path, pool: Path, teacher: Teacher, hashes: Hashes, limit_gib: float, report: Reporter
+) -> Path | None:
+    """The cached activations; None of a teacher that shows none.
+
+    Raises:
+        InputError: they would take more than ``limit_gib``.
+    """
+    if not isinstance(teacher, OwnTeacher) or not teacher.blocks:
+        return None
+    gib = activations_bytes(pool, teacher.model) / 2**30
+    if gib > limit_gib:
+        raise InputError(
+            f"teacher.features_gib = {limit_gib:g}: the teacher's activations would take {gib:.2g} GiB of disk; "
+            'raise it, lower data.train.pool_minutes, or set teacher.features = "live"'
+        )
+
+    def write(folder: Path) -> None:
+        with report.task("keeping the teacher's activations over the training audio") as tell:
+            write_activations(folder, pool, teacher.model, tell)
+
+    return build_once(cache / f"activations-{content_hash([hashes.pool, hashes.teacher, CORE_VERSION])}", write)
 
 
 def check_expected(expect: Hashes | None, **found: str | None) -> None:
@@ -224,8 +256,7 @@ def _trained_teacher(
     def train(folder: Path) -> None:
         torch.manual_seed(seed)
         model = build(network)
-        loss = LossConfig(DispatchConfig(), "mixture")
-        trainer = Trainer(model, [Phase(config.train.steps, config.supervised)], config.train, loss)
+        trainer = Trainer(model, [Phase(config.train.steps, config.supervised)], config.train, LossConfig())
         with report.task(f"training the teacher ({config.train.steps} steps)") as tell, one_thread():
 
             def told(progress: Progress) -> None:

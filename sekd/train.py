@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sekd.config import Frozen
 from sekd.errors import InputError
-from sekd.losses import TERMS, DispatchConfig
-from sekd.losses.signals import Level, Signals
+from sekd.losses import TERMS, LossConfig, reads_features
+from sekd.losses.signals import Signals
 from sekd.models import Enhancer
 from sekd.models.base import keep_denormals
 
@@ -43,16 +43,15 @@ class Phase(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Waveforms ``(batch, sample)``; ``teacher`` is its cached output, where a term follows it."""
+    """Waveforms ``(batch, sample)``; ``teacher`` is its cached output, where a term follows it.
+
+    ``features`` fetches the teacher's activations onto a torch device, only when a term reads them.
+    """
 
     noisy: Tensor
     clean: Tensor
     teacher: Tensor | None
-
-
-class LossConfig(NamedTuple):
-    dispatch: DispatchConfig
-    level: Level
+    features: Callable[[str], list[Tensor]] | None = None
 
 
 class Progress(NamedTuple):
@@ -127,9 +126,19 @@ class Trainer:
         teacher = None if batch.teacher is None else batch.teacher.to(device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * rate(self.step, self.steps, self.config.warmup)
-        signals = Signals(self.model(noisy), clean, noisy, teacher, level=self.loss.level)
-        terms = {name: TERMS[name].compute(signals, self.loss.dispatch) for name in self.weights_at(self.step)}
-        total = torch.stack([self.weights_at(self.step)[name] * value for name, value in terms.items()]).sum()
+        weights = self.weights_at(self.step)
+        features: tuple[list[Tensor], list[Tensor]] = ([], [])
+        if reads_features(weights):
+            assert batch.features is not None
+            with self.model.recorded() as own:
+                estimate = self.model(noisy)
+            features = (own, batch.features(device))
+        else:
+            estimate = self.model(noisy)
+        progress = self.step / self.steps
+        signals = Signals(estimate, clean, noisy, teacher, level=self.loss.level, features=features, progress=progress)
+        terms = {name: TERMS[name].compute(signals, self.loss) for name in weights}
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not math.isfinite(sum(values.values())):
             shown = ", ".join(f"{name} = {value:g}" for name, value in values.items())

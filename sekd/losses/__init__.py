@@ -3,33 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
 
 from sekd.config import Frozen
-from sekd.losses.dispatch import dispatch_l2_spectral
-from sekd.losses.output_kd import output_l2_spectral
-from sekd.losses.signals import Signals
+from sekd.losses.bands import Crossover
+from sekd.losses.dispatch import Gate, dispatch_dfkd_spectral, dispatch_l2_spectral
+from sekd.losses.gram import Kind, Reduction, flow_loss, similarity_loss
+from sekd.losses.output_kd import dfkd_spectral, output_l1_spectral, output_l2_spectral
+from sekd.losses.signals import Level, Signals
 from sekd.losses.supervised import FRONT_END, compressed_spectral, negative_si_snr, psa_spectral
 
 
 class DispatchConfig(Frozen):
-    """Patch size in bins of 31.25 Hz and share of patches kept."""
+    """Settings of DISPatch, MSSP and DFKD; the defaults are the published code's.
+
+    Patch sizes are in bins of 31.25 Hz: ``patch`` for ``dispatch_l2``, the other two for ``dispatch_dfkd``.
+    """
 
     patch: int = Field(20, ge=1, le=257)
+    low_patch: int = Field(10, ge=1, le=257)
+    high_patch: int = Field(40, ge=1, le=257)
     keep: float = Field(0.8, gt=0, le=1)
+    keep_from: float | None = Field(None, gt=0, le=1)  # the share kept goes from here to keep over the training
+    beta: float = Field(0.5, ge=0, le=1)
+    gate: Gate = "none"
+    crossover: Crossover = "teacher"
+    crossover_bin: int = Field(3, ge=0, le=255)
+
+    def keep_at(self, progress: float) -> float:
+        """The share kept when ``progress`` of the training (0 to 1) is done."""
+        return self.keep if self.keep_from is None else self.keep_from + progress * (self.keep - self.keep_from)
+
+
+class GramConfig(Frozen):
+    """Settings of ``similarity`` and ``flow``; ``mean`` keeps their size independent of the number of cells."""
+
+    kind: Kind = "g_tf"
+    normalize: Literal["row", "none"] = "row"
+    reduction: Reduction = "mean"
+
+
+class LossConfig(Frozen):
+    """Settings of all terms."""
+
+    dispatch: DispatchConfig = DispatchConfig()
+    gram: GramConfig = GramConfig()
+    level: Level = "mixture"
 
 
 class Term(NamedTuple):
-    """One named term: what it computes from a step's signals, and whether it listens to the teacher."""
+    """One named term: what it computes from a step's signals, and what it listens to."""
 
-    compute: Callable[[Signals, DispatchConfig], Tensor]
+    compute: Callable[[Signals, LossConfig], Tensor]
     follows: Literal["clean", "teacher"]
+    reads: Literal["output", "features"] = "output"
 
 
-def _psa(signals: Signals, _: DispatchConfig) -> Tensor:
+def _psa(signals: Signals, _: LossConfig) -> Tensor:
     window = "hann_sqrt"
     return psa_spectral(
         signals.magnitude("estimate", *FRONT_END, window),
@@ -38,35 +71,113 @@ def _psa(signals: Signals, _: DispatchConfig) -> Tensor:
     )
 
 
-def _si_snr(signals: Signals, _: DispatchConfig) -> Tensor:
+def _si_snr(signals: Signals, _: LossConfig) -> Tensor:
     return negative_si_snr(signals.wave("estimate"), signals.wave("target"))
 
 
-def _compressed(signals: Signals, _: DispatchConfig) -> Tensor:
+def _compressed(signals: Signals, _: LossConfig) -> Tensor:
     window = "hann_sqrt"
     return compressed_spectral(
         signals.spectrum("estimate", *FRONT_END, window), signals.spectrum("target", *FRONT_END, window)
     )
 
 
-def _output_l2(signals: Signals, _: DispatchConfig) -> Tensor:
+def _output_l1(signals: Signals, _: LossConfig) -> Tensor:
+    return output_l1_spectral(signals.magnitude("estimate"), signals.magnitude("teacher"))
+
+
+def _output_l2(signals: Signals, _: LossConfig) -> Tensor:
     return output_l2_spectral(signals.magnitude("estimate"), signals.magnitude("teacher"))
 
 
-def _dispatch_l2(signals: Signals, config: DispatchConfig) -> Tensor:
+def _output_psa(signals: Signals, _: LossConfig) -> Tensor:
+    """Output distillation as in the two-step paper: the teacher's magnitude in place of the phase-sensitive target."""
+    window = "hann_sqrt"
+    return output_l2_spectral(
+        signals.magnitude("estimate", *FRONT_END, window), signals.magnitude("teacher", *FRONT_END, window)
+    )
+
+
+def _output_si_snr(signals: Signals, _: LossConfig) -> Tensor:
+    return negative_si_snr(signals.wave("estimate"), signals.wave("teacher"))
+
+
+def _output_compressed(signals: Signals, _: LossConfig) -> Tensor:
+    window = "hann_sqrt"
+    return compressed_spectral(
+        signals.spectrum("estimate", *FRONT_END, window), signals.spectrum("teacher", *FRONT_END, window)
+    )
+
+
+def _dfkd(signals: Signals, config: LossConfig) -> Tensor:
+    own = config.dispatch
+    return dfkd_spectral(
+        signals.spectrum("estimate"),
+        signals.spectrum("teacher"),
+        beta=own.beta,
+        crossover=own.crossover,
+        crossover_bin=own.crossover_bin,
+    )
+
+
+def _dispatch_l2(signals: Signals, config: LossConfig) -> Tensor:
+    own = config.dispatch
     return dispatch_l2_spectral(
         signals.magnitude("estimate"),
         signals.magnitude("target"),
         signals.magnitude("teacher"),
-        patch=config.patch,
-        keep=config.keep,
+        patch=own.patch,
+        keep=own.keep_at(signals.progress),
+        gate=own.gate,
     )
+
+
+def _dispatch_dfkd(signals: Signals, config: LossConfig) -> Tensor:
+    own = config.dispatch
+    return dispatch_dfkd_spectral(
+        signals.spectrum("estimate"),
+        signals.spectrum("target"),
+        signals.spectrum("teacher"),
+        low_patch=own.low_patch,
+        high_patch=own.high_patch,
+        keep=own.keep_at(signals.progress),
+        beta=own.beta,
+        gate=own.gate,
+        crossover=own.crossover,
+        crossover_bin=own.crossover_bin,
+    ).total
+
+
+def _similarity(signals: Signals, config: LossConfig) -> Tensor:
+    own = config.gram
+    normalize = None if own.normalize == "none" else own.normalize
+    return similarity_loss(*signals.features, kind=own.kind, normalize=normalize, reduction=own.reduction)
+
+
+def _flow(signals: Signals, config: LossConfig) -> Tensor:
+    own = config.gram
+    normalize = None if own.normalize == "none" else own.normalize
+    kind: Any = own.kind  # a study that asks for another is refused before
+    return flow_loss(*signals.features, kind=kind, normalize=normalize, reduction=own.reduction)
 
 
 TERMS: dict[str, Term] = {
     "psa": Term(_psa, "clean"),
     "si_snr": Term(_si_snr, "clean"),
     "compressed": Term(_compressed, "clean"),
+    "output_l1": Term(_output_l1, "teacher"),
     "output_l2": Term(_output_l2, "teacher"),
+    "output_psa": Term(_output_psa, "teacher"),
+    "output_si_snr": Term(_output_si_snr, "teacher"),
+    "output_compressed": Term(_output_compressed, "teacher"),
+    "dfkd": Term(_dfkd, "teacher"),
     "dispatch_l2": Term(_dispatch_l2, "teacher"),
+    "dispatch_dfkd": Term(_dispatch_dfkd, "teacher"),
+    "similarity": Term(_similarity, "teacher", "features"),
+    "flow": Term(_flow, "teacher", "features"),
 }
+
+
+def reads_features(weights: dict[str, float]) -> bool:
+    """Whether a term in ``weights`` compares what happens inside student and teacher."""
+    return any(TERMS[name].reads == "features" for name in weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ def stft(signal: Tensor, n_fft: int = 512, hop: int = 128, *, window: str = "han
 
 
 class Signals:
-    """Waveforms ``(batch, sample)`` of one step; gradients flow to ``estimate`` alone.
+    """Waveforms ``(batch, sample)`` of one step; gradients flow to ``estimate`` and the student's features alone.
 
     ``level="mixture"`` divides all of them by the RMS of each mixture, so that no loss depends on how loud a
     recording is; ``"raw"`` leaves them as they are.
@@ -34,7 +35,11 @@ class Signals:
         teacher: Tensor | None = None,
         *,
         level: Level = "mixture",
+        features: tuple[Sequence[Tensor], Sequence[Tensor]] = ((), ()),
+        progress: float = 0.0,
     ) -> None:
+        self.features = features  # of student and teacher, block by block, (batch, channel, frame, freq)
+        self.progress = progress  # share of the training done
         noisy = noisy.detach()
         scale = torch.ones_like(noisy[:, :1])
         if level == "mixture":

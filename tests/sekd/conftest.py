@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from check_signals import make_signals
 from tiny_models import noise, speech_like
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "data"
@@ -19,6 +20,12 @@ RATE = 16_000
 def one_thread():
     """The same bits, and no fight for cores, however many processes test."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> tuple[torch.Tensor, ...]:
+    """Student, clean and teacher of the published check values, ``(2, 16000)``, float64."""
+    return make_signals()
 
 
 def at_level(audio: np.ndarray, dbfs: float) -> np.ndarray:

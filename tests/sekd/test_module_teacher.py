@@ -241,6 +241,14 @@ def write(file: Path, corpus: Path, teacher: str) -> Path:
     return file.with_name("distil.toml")
 
 
+@pytest.mark.parametrize("teacher", ['module = "mine.py:load"', 'model = "half.onnx"'])
+def test_only_networks_of_ours_can_be_looked_into(file, corpus, teacher):
+    path = write(file, corpus, teacher)
+    path.write_text(path.read_text().replace("batch = 2", "batch = 16") + '[distill]\nterm = "similarity"\n')
+    with pytest.raises(InputError, match="looks inside the teacher, which only networks of ours allow"):
+        load_config(path)
+
+
 def test_a_student_of_each_kind_of_teacher(file, corpus, tmp_path):
     """The same gain as a module and as an ONNX file teaches the same; without trust nothing is made."""
     gain_onnx(tmp_path / "half.onnx", gain=0.5, without=("hop_length",))

@@ -17,13 +17,13 @@ from tiny_models import noise, speech_like
 from sekd.checkpoint import hash_of_weights
 from sekd.config import parse
 from sekd.errors import InputError
-from sekd.losses import DispatchConfig
+from sekd.losses import LossConfig
 from sekd.models import CruseConfig, build
 from sekd.pool import PoolBatches, RowsWriter, write_outputs
-from sekd.train import Batch, LossConfig, NotFinite, Phase, Progress, Run, TrainConfig, Trainer, rate
+from sekd.train import Batch, NotFinite, Phase, Progress, Run, TrainConfig, Trainer, rate
 
 TINY = CruseConfig(width=2, depth=2, gru_groups=2, bands=16, n_fft=128, hop=64)
-LOSS = LossConfig(DispatchConfig(), "mixture")
+LOSS = LossConfig()
 MIXED = {"compressed": 0.5, "dispatch_l2": 0.5}
 
 
