@@ -69,7 +69,14 @@ def main() -> None:
     prepared, sets = _prepare(options, out)
     scales = _scales(options, out, prepared)
     jobs = [
-        Job(condition, seed, _document(options, condition, seed, scales), prepared, _folder(out, condition, seed), sets)
+        Job(
+            condition,
+            seed,
+            _document(options, condition, seed, scales),
+            prepared,
+            folder_of(out, condition, seed),
+            sets,
+        )
         for seed in range(options.seeds)
         for condition in CONDITIONS
         if seed == 0 or condition in SEVERAL_SEEDS
@@ -136,7 +143,7 @@ def _scales(options: argparse.Namespace, out: Path, prepared: Prepared) -> dict[
         return json.loads(kept.read_text())
     document = _document(options, "supervised", 100, {})
     document["train"]["steps"] = SCALING_STEPS
-    job = Job("supervised", 100, document, prepared, _folder(out, f"supervised {SCALING_STEPS}", 100), {})
+    job = Job("supervised", 100, document, prepared, folder_of(out, f"supervised {SCALING_STEPS}", 100), {})
     print(f"student for the scales of the terms: {run(job)}", flush=True)
     model = load_model(job.folder / "model.safetensors").train()
     norms: dict[str, float] = {}
@@ -195,7 +202,8 @@ def score(model: Any, folder: Path) -> dict[str, dict[str, float | None]]:
     return {pair.name: pair.scores for pair in score_pairs(triples(), METRICS, unprocessed=unscored).pairs}
 
 
-def _folder(out: Path, condition: str, seed: int) -> Path:
+def folder_of(out: Path, condition: str, seed: int) -> Path:
+    """Where one training lies."""
     return out / "trainings" / f"{condition.replace(' + ', '-').replace(' ', '-').lower()}-{seed}"
 
 
