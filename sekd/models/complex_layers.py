@@ -160,13 +160,14 @@ class ComplexLstm(nn.Module):
     """Two real LSTMs, each run over both parts, and a complex linear layer back to the width (Hu et al., eq. 5)."""
 
     LAYERS = 2
-    PARTS = 4 * LAYERS  # outputs and cells of each layer of each LSTM
+    PARTS = 4 * LAYERS  # output and cell of each layer of each LSTM
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.hidden = hidden
-        self.real = nn.LSTM(width, hidden, self.LAYERS)
-        self.imag = nn.LSTM(width, hidden, self.LAYERS)
+        inputs = [width] + [hidden] * (self.LAYERS - 1)
+        self.real = nn.ModuleList(nn.LSTM(size, hidden) for size in inputs)
+        self.imag = nn.ModuleList(nn.LSTM(size, hidden) for size in inputs)
         self.out = ComplexLinear(hidden, width)
 
     @property
@@ -177,11 +178,12 @@ class ComplexLstm(nn.Module):
         """``(batch, channel, frame, freq)`` and ``(batch, state_size)`` in, both out again."""
         batch, channels, frames, freqs = x.shape
         flat = self._parts_as_signals(x)
-        memory = self._unpack(cache).split(self.LAYERS)
-        real, after_real = self.real(flat, (memory[0], memory[1]))
-        imag, after_imag = self.imag(flat, (memory[2], memory[3]))
-        rr, ri = real.reshape(frames, batch, -1).chunk(2, dim=2)
-        ir, ii = imag.reshape(frames, batch, -1).chunk(2, dim=2)
+        memory = self._unpack(cache).split(1)
+        real, after_real = _layers(self.real, flat, memory[: 2 * self.LAYERS])
+        imag, after_imag = _layers(self.imag, flat, memory[2 * self.LAYERS :])
+        # Of the real and of the imaginary part, through the LSTM of real and through that of imaginary weights.
+        rr, ri = real.reshape(frames, batch, -1).split(self.hidden, dim=2)
+        ir, ii = imag.reshape(frames, batch, -1).split(self.hidden, dim=2)
         out = self.out(torch.cat([rr - ii, ri + ir], dim=2))
         return self._as_grid(out, channels, freqs), self._pack(torch.cat([*after_real, *after_imag]))
 
@@ -208,3 +210,12 @@ class ComplexLstm(nn.Module):
         if parts.shape[1] == 2:
             return parts.reshape(1, -1)
         return parts.reshape(self.PARTS, -1, 2 * self.hidden).transpose(0, 1).flatten(1)
+
+
+def _layers(lstms: nn.ModuleList, x: Tensor, memory: Tensors) -> tuple[Tensor, list[Tensor]]:
+    """One LSTM after the other; ``memory`` holds output and cell of each, before and then after ``x``."""
+    after: list[Tensor] = []
+    for lstm, output, cell in zip(lstms, memory[::2], memory[1::2], strict=True):
+        x, last = lstm(x, (output, cell))
+        after += last
+    return x, after

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sekd.models.base import Block, NetworkConfig, SpectralEnhancer, State
 from sekd.models.complex_layers import ComplexBlock, ComplexConv, ComplexLstm, ComplexOutput, ComplexTransposed
@@ -118,7 +117,8 @@ class Dccrn(SpectralEnhancer):
                 self.tap(x)
         enhanced = masked(noisy, self.tap(bounded(x)))
         following = State(torch.cat([frame.flatten(1) for frame in kept], dim=1), state.tra_cache + 0, memory)
-        return functional.pad(enhanced, (0, 1)).permute(0, 3, 2, 1), following
+        nyquist = enhanced.new_zeros(enhanced.shape[:3] + (1,))
+        return torch.cat([enhanced, nyquist], dim=3).permute(0, 3, 2, 1), following
 
     def _unpack_context(self, cache: Tensor) -> list[Tensor]:
         parts = cache.split([c * f for c, f in self._context], dim=1)
