@@ -82,10 +82,14 @@ def _without_known_warnings() -> Iterator[None]:
 
 
 def _metadata(model: Enhancer, state: State) -> dict[str, str]:
-    """The keys that sherpa-onnx reads; it knows the contract by the name of the first network that had it."""
+    """The keys that sherpa-onnx reads; it knows the contract by the name of the first network that had it.
+
+    Its streams (2.0.1) run over the end of their buffers where the window is shorter than ``n_fft``, and its files
+    come out distorted: such a file takes another name, and it is refused.
+    """
     shapes = {f"{name}_shape": ",".join(map(str, part.shape)) for name, part in zip(STATE_NAMES, state, strict=True)}
     return {
-        "model_type": "gtcrn",
+        "model_type": "gtcrn" if model.window_length == model.n_fft else "sekd",
         "sample_rate": str(SAMPLE_RATE),
         "n_fft": str(model.n_fft),
         "hop_length": str(model.hop),
