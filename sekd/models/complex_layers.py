@@ -15,7 +15,6 @@ from sekd.models.settled import ComputedWeights
 KERNEL = (2, 5)  # frames, frequencies; the stride is 1 in time and 2 in frequency
 EPSILON = 1e-5
 MOMENTUM = 0.1  # share of the newest batch in the running statistics
-TRANSPOSED = {"stride": (1, 2), "padding": (0, 2), "output_padding": (0, 1)}
 
 Tensors = tuple[Tensor, ...]
 
@@ -72,9 +71,14 @@ class ComplexTransposed(nn.Module):
             # Over time it would also compute the frames before and after, only to drop them: two products in three.
             both = torch.cat([*past, *x], 1)
             kernel = torch.cat([kernel[:, :, 1:], kernel[:, :, :1]])
-            return functional.conv_transpose2d(both, kernel, bias, **TRANSPOSED)
+            return _upsampled(both, kernel, bias)
         both = torch.cat([torch.cat(past, 1), torch.cat(x, 1)], 2)
-        return functional.conv_transpose2d(both, kernel, bias, **TRANSPOSED)[:, :, 1:-1]
+        return _upsampled(both, kernel, bias)[:, :, 1:-1]
+
+
+def _upsampled(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Twice the frequencies."""
+    return functional.conv_transpose2d(x, kernel, bias, stride=(1, 2), padding=(0, 2), output_padding=(0, 1))
 
 
 class NormedPrelu(nn.Module):

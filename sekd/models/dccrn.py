@@ -96,7 +96,9 @@ class Dccrn(SpectralEnhancer):
 
     def weight_bytes(self) -> int:
         """As exported: both parts of a convolution or linear layer twice, the norm inside."""
-        computed = [weight for layer in self.modules() if isinstance(layer, ComputedWeights) for weight in layer.weights()]
+        computed = [
+            weight for layer in self.modules() if isinstance(layer, ComputedWeights) for weight in layer.weights()
+        ]
         recurrent = [*self.lstm.real.parameters(), *self.lstm.imag.parameters()]
         return 4 * sum(weight.numel() for weight in [*computed, *recurrent])
 
