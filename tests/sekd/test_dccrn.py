@@ -13,11 +13,13 @@ from family_contract import TOLERANCE, FamilyContract, rms, untrained
 from tiny_models import noise, speech_like
 from torch.nn.functional import conv2d, conv_transpose2d, pad
 
+from sekd.checkpoint import hash_of_weights
 from sekd.config import parse
+from sekd.distillation import DistillConfig, distill
 from sekd.errors import InputError
 from sekd.export import describe
 from sekd.models import CruseConfig, DccrnConfig, build
-from sekd.models.complex_layers import ComplexConv, ComplexLstm, ComplexTransposed
+from sekd.models.complex_layers import ComplexConv, ComplexLstm, ComplexTransposed, NormedPrelu
 from sekd.models.dccrn import bounded, masked
 
 STUDENT = DccrnConfig()
@@ -187,3 +189,17 @@ def test_the_mask_keeps_its_phase_and_its_magnitude_below_one():
     assert float(TOLERANCE) > float(bounded(torch.zeros(1, 2, 1, 1)).abs().max()) == 0
     spectrum = torch.randn(2, 2, 5, 4)
     assert torch.allclose(as_complex(masked(spectrum, values)), as_complex(spectrum) * mask, atol=1e-5)
+
+
+def test_it_trains_and_its_running_mean_takes_in_the_statistics(corpus, tmp_path):
+    source = {"manifest": str(corpus), "segment_s": 0.5}
+    document = {
+        "student": {"family": "dccrn", "channels": [4, 4], "rnn_width": 2},
+        "train": {"steps": 3, "batch": 2, "ema": 0.5},
+        "data": {"train": {**source, "pool_minutes": 0.1}, "valid": {**source, "count": 2}},
+        "distill": {"schedule": {"kind": "supervised"}},
+    }
+    config = parse(DistillConfig, document, "distil.toml")
+    students = [distill(config, cache=tmp_path).model for _ in range(2)]
+    assert len({hash_of_weights(student) for student in students}) == 1
+    assert all(layer.mean.any() for layer in students[0].modules() if isinstance(layer, NormedPrelu))
