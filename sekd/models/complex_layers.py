@@ -68,7 +68,7 @@ class ComplexTransposed(nn.Module):
     def forward(self, past: Tensors, x: Tensors, kernel: Tensor, bias: Tensor | None) -> Tensor:
         """``past`` holds the frame before ``x``, input by input."""
         if x[0].shape[2] == 1:
-            # Over time it would also compute the frames before and after, only to drop them: two products in three.
+            # Over time it would also compute the frames before and after, only to drop them: half of all products.
             both = torch.cat([*past, *x], 1)
             kernel = torch.cat([kernel[:, :, 1:], kernel[:, :, :1]])
             return _upsampled(both, kernel, bias)
@@ -148,6 +148,8 @@ class ComplexOutput(ComputedWeights):
 
 
 class ComplexLinear(ComputedWeights):
+    """Over the last dimension, real parts first."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.real = nn.Linear(inputs, outputs)

@@ -118,7 +118,8 @@ class Dccrn(SpectralEnhancer):
             if k < depth - 1:
                 self.tap(x)
         enhanced = masked(noisy, self.tap(bounded(x)))
-        following = State(torch.cat([frame.flatten(1) for frame in kept], dim=1), state.tra_cache + 0, memory)
+        unused = state.tra_cache + 0  # a file without it would have two states, and sherpa-onnx carries three
+        following = State(torch.cat([frame.flatten(1) for frame in kept], dim=1), unused, memory)
         nyquist = enhanced.new_zeros(enhanced.shape[:3] + (1,))
         return torch.cat([enhanced, nyquist], dim=3).permute(0, 3, 2, 1), following
 
