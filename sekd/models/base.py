@@ -169,7 +169,7 @@ class SpectralEnhancer(Enhancer):
     def analyse(self, signal: Tensor) -> Tensor:
         """``(batch, sample)`` to ``(batch, freq, frame, 2)``, with the frames that flush the last samples."""
         flush = self.n_fft - self.hop
-        tail = -signal.shape[-1] % self.hop + -(-flush // self.hop) * self.hop  # whole hops, if they divide n_fft or not
+        tail = -signal.shape[-1] % self.hop + -(-flush // self.hop) * self.hop  # whole hops
         padded = nn.functional.pad(signal, (flush, tail))
         windowed = padded.unfold(-1, self.n_fft, self.hop) * self.window
         return torch.view_as_real(torch.fft.rfft(windowed)).transpose(1, 2)

@@ -10,7 +10,8 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from sekd.models.base import Block, NetworkConfig, SpectralEnhancer, State
-from sekd.models.complex_layers import ComplexBlock, ComplexConv, ComplexLstm, ComplexOutput, ComplexTransposed
+from sekd.models.complex_layers import ComplexBlock, ComplexConv, ComplexOutput, ComplexTransposed
+from sekd.models.complex_lstm import ComplexLstm
 from sekd.models.context import last_frame
 from sekd.models.settled import ComputedWeights
 

@@ -19,7 +19,8 @@ from sekd.distillation import DistillConfig, distill
 from sekd.errors import InputError
 from sekd.export import describe
 from sekd.models import CruseConfig, DccrnConfig, build
-from sekd.models.complex_layers import ComplexConv, ComplexLstm, ComplexTransposed, NormedPrelu
+from sekd.models.complex_layers import ComplexConv, ComplexTransposed, NormedPrelu
+from sekd.models.complex_lstm import ComplexLstm
 from sekd.models.dccrn import bounded, masked
 
 STUDENT = DccrnConfig()
