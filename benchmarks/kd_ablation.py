@@ -63,13 +63,20 @@ class Job(NamedTuple):
 
 
 def main() -> None:
-    options = _options()
+    options = parse_options()
     torch.set_num_threads(1)
     out = options.out.resolve()
-    prepared, sets = _prepare(options, out)
+    prepared, sets = prepared_for(options, out)
     scales = _scales(options, out, prepared)
     jobs = [
-        Job(condition, seed, _document(options, condition, seed, scales), prepared, _folder(out, condition, seed), sets)
+        Job(
+            condition,
+            seed,
+            document(options, condition, seed, scales),
+            prepared,
+            folder_of(out, condition, seed),
+            sets,
+        )
         for seed in range(options.seeds)
         for condition in CONDITIONS
         if seed == 0 or condition in SEVERAL_SEEDS
@@ -85,7 +92,7 @@ def main() -> None:
             print(f"{job.condition}, seed {job.seed}: {done.result()}; about {rest:.0f} min left", flush=True)
 
 
-def _options() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--recordings", type=Path, required=True, help="folder with MANIFEST.csv and test_pairs/")
@@ -98,7 +105,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _document(options: argparse.Namespace, condition: str, seed: int, scales: dict[str, float]) -> dict[str, Any]:
+def document(options: argparse.Namespace, condition: str, seed: int, scales: dict[str, float]) -> dict[str, Any]:
     section = dict(CONDITIONS[condition])
     if condition in scales:
         section["kd_scale"] = scales[condition]
@@ -117,9 +124,9 @@ def _document(options: argparse.Namespace, condition: str, seed: int, scales: di
     }
 
 
-def _prepare(options: argparse.Namespace, out: Path) -> tuple[Prepared, dict[str, Path]]:
+def prepared_for(options: argparse.Namespace, out: Path) -> tuple[Prepared, dict[str, Path]]:
     """The pool of seed 0 for every training, and the sets that all students are scored on."""
-    config = parse(DistillConfig, _document(options, "one-step G_tf", 0, {}), "ablation")
+    config = parse(DistillConfig, document(options, "one-step G_tf", 0, {}), "ablation")
     prepared = prepare(config.data, config.teacher, seed=0, cache=out / "cache", features=True, say=print)
     sets = {"valid": prepared.valid, "test": options.recordings.resolve() / "test_pairs"}
     for snr_db in SNRS_DB:
@@ -134,23 +141,23 @@ def _scales(options: argparse.Namespace, out: Path, prepared: Prepared) -> dict[
     kept = out / "scales.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    document = _document(options, "supervised", 100, {})
-    document["train"]["steps"] = SCALING_STEPS
-    job = Job("supervised", 100, document, prepared, _folder(out, f"supervised {SCALING_STEPS}", 100), {})
+    wanted = document(options, "supervised", 100, {})
+    wanted["train"]["steps"] = SCALING_STEPS
+    job = Job("supervised", 100, wanted, prepared, folder_of(out, f"supervised {SCALING_STEPS}", 100), {})
     print(f"student for the scales of the terms: {run(job)}", flush=True)
     model = load_model(job.folder / "model.safetensors").train()
     norms: dict[str, float] = {}
     for condition in CONDITIONS:
-        config = parse(DistillConfig, _document(options, condition, 0, {}), condition)
+        config = parse(DistillConfig, document(options, condition, 0, {}), condition)
         weights = config.distill.supervised if condition == "supervised" else config.distill.taught
-        norms[condition] = _gradient_norm(model, config, prepared, list(weights), out)
+        norms[condition] = gradient_norm(model, config, prepared, list(weights), out)
     scales = {name: GRADIENT_SHARE * norms["supervised"] / norm for name, norm in norms.items()}
     del scales["supervised"]
     write_json(kept, scales)
     return scales
 
 
-def _gradient_norm(model: Any, config: DistillConfig, prepared: Prepared, terms: list[str], out: Path) -> float:
+def gradient_norm(model: Any, config: DistillConfig, prepared: Prepared, terms: list[str], out: Path) -> float:
     """Mean over batches of the norm of the gradient of unscaled terms."""
     source = batches(config, prepared, out / "cache")
     total = 0.0
@@ -195,7 +202,8 @@ def score(model: Any, folder: Path) -> dict[str, dict[str, float | None]]:
     return {pair.name: pair.scores for pair in score_pairs(triples(), METRICS, unprocessed=unscored).pairs}
 
 
-def _folder(out: Path, condition: str, seed: int) -> Path:
+def folder_of(out: Path, condition: str, seed: int) -> Path:
+    """Where one training lies."""
     return out / "trainings" / f"{condition.replace(' + ', '-').replace(' ', '-').lower()}-{seed}"
 
 

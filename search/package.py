@@ -113,7 +113,7 @@ def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float]
         f"# Student {record.number} of study {results.study.name}",
         "",
         f"A causal speech enhancement network for {device}: 16 kHz, one channel, streaming; sekd {__version__}.",
-        "`model.onnx` takes one STFT frame and its states per call (also in sherpa-onnx, `model_type=gtcrn`);",
+        "`model.onnx` takes one STFT frame and its states per call (in sherpa-onnx too if `model_type` is `gtcrn`);",
         "`sekd enhance . IN OUT` enhances files; `sekd train config.toml` makes it again.",
         "",
         "## Scores on the validation pairs",

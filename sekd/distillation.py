@@ -64,8 +64,8 @@ class DistillSection(Frozen):
 
     supervised: dict[str, float] = {"compressed": 1.0}
     term: str | dict[str, float] = "dispatch_l2"  # what follows the teacher: one term, or several with their weights
-    # Brings the teacher's terms to the size of the supervised ones before kd_weight.
-    kd_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
+    # Multiplies the teacher's terms before kd_weight; None: each by its own unit, which makes terms comparable.
+    kd_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
     dispatch: DispatchConfig = DispatchConfig()
     gram: GramConfig = GramConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -92,7 +92,7 @@ class DistillSection(Frozen):
     def taught(self) -> dict[str, float]:
         """The terms that follow the teacher and their weights."""
         weights = {self.term: 1.0} if isinstance(self.term, str) else self.term
-        return {name: self.kd_scale * weight for name, weight in weights.items()}
+        return {name: weight * (self.kd_scale or TERMS[name].unit) for name, weight in weights.items()}
 
     @property
     def reads_features(self) -> bool:
@@ -173,7 +173,9 @@ class DistillConfig(Frozen):
             # No teacher is heard, so nothing that concerns one can matter.
             settings["distill"] = {k: settings["distill"][k] for k in ("supervised", "loss_level")}
             hashes = hashes.model_copy(update={"teacher": None})
-        elif self.distill.reads_features and self.teacher is not None:
+        elif self.distill.schedule.kind == "two_step":
+            del settings["distill"]["schedule"]["kd_weight"]  # nothing is mixed
+        if self.distill.reads_features and self.teacher is not None:
             settings["features"] = self.teacher.features  # cached ones are rounded
         return content_hash([settings, hashes.model_dump(mode="json"), CORE_VERSION], 16)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sekd.models.base import SAMPLE_RATE, STATE_NAMES, Enhancer, State
+from sekd.models.settled import settled
 
 OPSET = 17  # with IR 8 the newest that the oldest supported onnxruntime loads
 IR_VERSION = 8
@@ -51,7 +52,7 @@ def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = N
     buffer = io.BytesIO()
     with _without_known_warnings(), torch.no_grad():
         torch.onnx.export(
-            _Step(model),
+            _Step(settled(model)).eval(),  # the exporter leaves all in the mode of what it was given
             (frame, *state),
             buffer,  # type: ignore[arg-type]  # a file object is taken too
             dynamo=False,
@@ -81,14 +82,18 @@ def _without_known_warnings() -> Iterator[None]:
 
 
 def _metadata(model: Enhancer, state: State) -> dict[str, str]:
-    """The keys that sherpa-onnx reads; it knows the contract by the name of the first network that had it."""
+    """The keys that sherpa-onnx reads; it knows the contract by the name of the first network that had it.
+
+    Its streams (2.0.1) run over the end of their buffers where the window is shorter than ``n_fft``, and its files
+    come out distorted: such a file takes another name, and it is refused.
+    """
     shapes = {f"{name}_shape": ",".join(map(str, part.shape)) for name, part in zip(STATE_NAMES, state, strict=True)}
     return {
-        "model_type": "gtcrn",
+        "model_type": "gtcrn" if model.window_length == model.n_fft else "sekd",
         "sample_rate": str(SAMPLE_RATE),
         "n_fft": str(model.n_fft),
         "hop_length": str(model.hop),
-        "window_length": str(model.n_fft),
+        "window_length": str(model.window_length),
         "window_type": "hann_sqrt",
         "version": str(FORMAT_VERSION),
         **shapes,

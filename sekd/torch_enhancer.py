@@ -12,6 +12,7 @@ from sekd.checkpoint import load_model
 from sekd.errors import InputError
 from sekd.models import Enhancer
 from sekd.models.base import SAMPLE_RATE
+from sekd.models.settled import settled
 from sekd.streaming import HopEnhancer, OnnxEnhancer
 
 ACCEPTED = "a package folder (with model.onnx), an .onnx or a .safetensors"
@@ -23,7 +24,7 @@ class TorchEnhancer(HopEnhancer):
     def __init__(self, model: Enhancer) -> None:
         super().__init__(SAMPLE_RATE, model.n_fft, model.hop, model.window.cpu().double().numpy())
         torch.set_num_threads(1)  # one frame is too little work to share, and waiting for other threads costs more
-        self.model = model.eval()
+        self.model = settled(model.eval())
         self.reset()
 
     def reset(self) -> None:

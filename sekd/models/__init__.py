@@ -10,7 +10,7 @@ from pydantic import Discriminator, Tag
 from sekd.models.base import Enhancer, NetworkConfig, SpectralEnhancer, State, WaveEnhancer
 from sekd.models.conv_tasnet import ConvTasNetConfig
 from sekd.models.cruse import Cruse, CruseConfig
-from sekd.models.dccrn import DccrnConfig
+from sekd.models.dccrn import Dccrn, DccrnConfig
 
 
 def _family(value: Any) -> str:
@@ -19,7 +19,7 @@ def _family(value: Any) -> str:
 
 
 # A new family is one file, one line here and one below.
-FAMILIES: dict[type[NetworkConfig], Callable[..., Enhancer]] = {CruseConfig: Cruse}
+FAMILIES: dict[type[NetworkConfig], Callable[..., Enhancer]] = {CruseConfig: Cruse, DccrnConfig: Dccrn}
 StudentConfig = Annotated[
     Annotated[CruseConfig, Tag("cruse")]
     | Annotated[ConvTasNetConfig, Tag("conv_tasnet")]
@@ -37,6 +37,8 @@ __all__ = [
     "FAMILIES",
     "Cruse",
     "CruseConfig",
+    "Dccrn",
+    "DccrnConfig",
     "Enhancer",
     "NetworkConfig",
     "SpectralEnhancer",

@@ -120,18 +120,27 @@ class SpectralEnhancer(Enhancer):
     """A network on complex STFT frames; ``frames`` is the only method that a family writes.
 
     Analysis frame ``t`` ends with hop ``t``, so nothing later than hop ``t`` reaches it. Both windows are the
-    square root of a periodic Hann; their product, overlapped, is divided by its constant sum.
+    square root of a periodic Hann; their product, overlapped, is divided by its constant sum. A window shorter
+    than ``n_fft`` lies in the middle, as in torch.stft: of each frame the newest ``(n_fft - window_length) / 2``
+    samples weigh nothing, yet the stream waits for them, and the stated delay and latency say so.
+
+    Args:
+        hop: divides ``window_length`` twice or more times, or the overlapped windows would not sum to a constant.
     """
 
     contract = "spectrum"
     n_fft: int
+    window_length: int
     look_ahead_frames: int = 0
     window: Tensor
 
-    def __init__(self, n_fft: int, hop: int) -> None:
+    def __init__(self, n_fft: int, hop: int, window_length: int | None = None) -> None:
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
-        self.register_buffer("window", torch.hann_window(n_fft).sqrt(), persistent=False)
+        self.window_length = window_length or n_fft
+        beside = (n_fft - self.window_length) // 2
+        window = nn.functional.pad(torch.hann_window(self.window_length).sqrt(), (beside, beside))
+        self.register_buffer("window", window, persistent=False)
 
     @abstractmethod
     def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
@@ -160,7 +169,7 @@ class SpectralEnhancer(Enhancer):
     def analyse(self, signal: Tensor) -> Tensor:
         """``(batch, sample)`` to ``(batch, freq, frame, 2)``, with the frames that flush the last samples."""
         flush = self.n_fft - self.hop
-        tail = -signal.shape[-1] % self.hop + flush
+        tail = -signal.shape[-1] % self.hop + -(-flush // self.hop) * self.hop  # whole hops
         padded = nn.functional.pad(signal, (flush, tail))
         windowed = padded.unfold(-1, self.n_fft, self.hop) * self.window
         return torch.view_as_real(torch.fft.rfft(windowed)).transpose(1, 2)
@@ -173,7 +182,7 @@ class SpectralEnhancer(Enhancer):
             windows.shape[0], length
         )
         flush = self.n_fft - self.hop
-        return added[:, flush : flush + samples] * (2 * self.hop / self.n_fft)
+        return added[:, flush : flush + samples] * (2 * self.hop / self.window_length)
 
 
 class WaveEnhancer(Enhancer):

@@ -10,6 +10,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from sekd.models.base import SAMPLE_RATE, Block, NetworkConfig, SpectralEnhancer, State
+from sekd.models.context import delayed, last_frame
 from sekd.models.mel import band_gains, mel_matrix
 from sekd.models.norm import MIN_HORIZON, CumulativeNorm, Stats, advance
 
@@ -209,13 +210,3 @@ def _transposed(conv: nn.ConvTranspose2d, before: Tensor, now: Tensor) -> Tensor
     return nn.functional.conv_transpose2d(
         torch.cat([before, now], dim=1), weight, conv.bias, stride=(1, 2), padding=(0, 1), output_padding=(0, 1)
     )
-
-
-def delayed(past: Tensor, x: Tensor) -> Tensor:
-    """``x`` one frame later, ``past`` first; of a single frame no slice remains in the ONNX."""
-    return past if x.shape[2] == 1 else torch.cat([past, x[:, :, :-1]], dim=2)
-
-
-def last_frame(x: Tensor) -> Tensor:
-    """The newest frame of ``(batch, channel, frame, freq)``; of a single frame no slice remains in the ONNX."""
-    return x if x.shape[2] == 1 else x[:, :, -1:]

@@ -17,12 +17,11 @@ from tiny_models import noise, speech_like
 from sekd.checkpoint import save_model
 from sekd.errors import InputError
 from sekd.export import Export, describe, export_error, export_onnx
-from sekd.models import FAMILIES, CruseConfig, Enhancer
+from sekd.models import FAMILIES, CruseConfig, DccrnConfig, Enhancer
 from sekd.models.base import STATE_NAMES, State
 from sekd.streaming import OnnxEnhancer
 from sekd.torch_enhancer import TorchEnhancer, load_enhancer
 
-DEFAULTS = {config.__name__: config() for config in FAMILIES}
 SHORT = CruseConfig(n_fft=128, hop=64, bands=32)
 
 
@@ -87,13 +86,13 @@ import sys
 import numpy as np
 import sherpa_onnx as so
 
-model, signal, out = sys.argv[1:]
+model, signal, out, online = sys.argv[1:]
 noisy = np.load(signal)
 network = so.OfflineSpeechDenoiserModelConfig(gtcrn=so.OfflineSpeechDenoiserGtcrnModelConfig(model=model))
 offline = so.OfflineSpeechDenoiser(so.OfflineSpeechDenoiserConfig(model=network))
 done = offline.run(noisy, 16000)
 found = {"offline": np.array(done.samples, np.float32), "rates": [offline.sample_rate, done.sample_rate]}
-if hasattr(so, "OnlineSpeechDenoiser"):
+if online == "online" and hasattr(so, "OnlineSpeechDenoiser"):
     online = so.OnlineSpeechDenoiser(so.OnlineSpeechDenoiserConfig(model=network))
     hop = online.frame_shift_in_samples
     parts = [online.run(noisy[at : at + hop], 16000).samples for at in range(0, len(noisy), hop)]
@@ -103,30 +102,47 @@ np.savez(out, **found)
 """
 
 
-def run_in_sherpa(model: Path, noisy: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
+def run_in_sherpa(model: Path, noisy: np.ndarray, folder: Path, *, online: bool) -> dict[str, np.ndarray]:
     """What sherpa-onnx makes of ``noisy``; in a process of its own, which a bad file brings down."""
-    np.save(folder / "noisy.npy", noisy)
-    command = [sys.executable, "-c", SHERPA, str(model), str(folder / "noisy.npy"), str(folder / "out.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = sherpa(model, noisy, folder, online=online)
     assert done.returncode == 0, done.stderr
     with np.load(folder / "out.npz") as file:
         return dict(file)
 
 
+def sherpa(model: Path, noisy: np.ndarray, folder: Path, *, online: bool) -> subprocess.CompletedProcess[str]:
+    np.save(folder / "noisy.npy", noisy)
+    files = [str(model), str(folder / "noisy.npy"), str(folder / "out.npz")]
+    command = [sys.executable, "-c", SHERPA, *files, "online" if online else "offline"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
 def after_its_reflection(enhancer: OnnxEnhancer, noisy: np.ndarray) -> np.ndarray:
     """As sherpa-onnx cuts a file: its first frame reflects the start, where a stream has heard only zeros."""
     stft, enhancer = enhancer.fork().stft, enhancer.fork()
-    stft.analyse(noisy[stft.hop : 0 : -1])
-    hops = noisy[: len(noisy) // stft.hop * stft.hop].reshape(-1, stft.hop)
-    return np.concatenate([stft.synthesise(enhancer.step(stft.analyse(hop))) for hop in hops])[stft.delay :]
+    before = noisy[stft.n_fft // 2 : 0 : -1]
+    lead = -stft.n_fft % stft.hop + len(before)  # a stream feeds whole hops
+    signal = np.concatenate([np.zeros(lead - len(before), np.float32), before, noisy])
+    hops = signal[: len(signal) // stft.hop * stft.hop].reshape(-1, stft.hop)
+    first = -(-stft.n_fft // stft.hop) - 1
+    for hop in hops[:first]:
+        stft.analyse(hop)
+    done = [stft.synthesise(enhancer.step(stft.analyse(hop))) for hop in hops[first:]]
+    return np.concatenate(done)[stft.delay + lead - first * stft.hop :]
 
 
-@pytest.mark.parametrize("config", [*DEFAULTS.values(), SHORT], ids=[*DEFAULTS, "8 ms window"])
-def test_every_family_runs_in_sherpa_onnx(config, tmp_path):
+# Both classes: each hop half a window (the online class never divides by the windows' sum, and drops one hop only).
+BOTH = {"CRUSE": CruseConfig(), "8 ms window": SHORT, "DCCRN": DccrnConfig(window_length=512, hop=256)}
+OFFLINE = {"DCCRN of four hops": DccrnConfig(window_length=512, hop=128)}
+
+
+@pytest.mark.parametrize("name", [*BOTH, *OFFLINE])
+def test_every_family_runs_in_sherpa_onnx(name, tmp_path):
     pytest.importorskip("sherpa_onnx")
+    config = {**BOTH, **OFFLINE}[name]
     path = export_onnx(untrained(config), tmp_path / "model.onnx").path
     noisy = speech_like(1.024) + noise(16_384, 0.003)
-    found = run_in_sherpa(path, noisy, tmp_path)
+    found = run_in_sherpa(path, noisy, tmp_path, online=name in BOTH)
     assert set(found["rates"]) == {16_000}
     ours = OnnxEnhancer(path)
     # The same onnxruntime kernels on the same frames: what differs is the FFT, both in float32.
@@ -136,6 +152,18 @@ def test_every_family_runs_in_sherpa_onnx(config, tmp_path):
     if "online" in found:
         assert len(found["online"]) == len(noisy)
         assert np.abs(found["online"][inside] - ours.enhance(noisy)[inside]).max() < tolerance
+
+
+def test_a_window_shorter_than_n_fft_is_refused_by_sherpa_onnx(tmp_path):
+    """It would write over the end of its buffers."""
+    pytest.importorskip("sherpa_onnx")
+    path = export_onnx(untrained(DccrnConfig()), tmp_path / "model.onnx").path
+    done = sherpa(path, speech_like(1.0), tmp_path, online=False)
+    assert done.returncode == 255 and "Expect model type 'gtcrn'. Given: 'sekd'" in done.stderr
+
+
+def test_every_family_is_tried_in_sherpa_onnx():
+    assert {type(config) for config in BOTH.values()} == set(FAMILIES)
 
 
 class Mistaken(torch.nn.Module):
