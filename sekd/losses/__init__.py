@@ -17,6 +17,9 @@ from sekd.losses.signals import Level, Signals
 from sekd.losses.supervised import FRONT_END, compressed_spectral, negative_si_snr, psa_spectral
 
 
+PUBLISHED_RMS = 0.05  # -26 dBFS, the usual level of VoiceBank and DNS mixtures; ours have an RMS of 1
+
+
 class DispatchConfig(Frozen):
     """Settings of DISPatch, MSSP and DFKD; the defaults are the published code's.
 
@@ -123,7 +126,13 @@ def _dfkd(signals: Signals, config: LossConfig) -> Tensor:
         beta=own.beta,
         crossover=own.crossover,
         crossover_bin=own.crossover_bin,
+        level=_dfkd_level(config),
     )
+
+
+def _dfkd_level(config: LossConfig) -> float:
+    """What brings the signals to the level at which DFKD's cosines and squares were weighed against each other."""
+    return PUBLISHED_RMS if config.level == "mixture" else 1.0
 
 
 def _dispatch_l2(signals: Signals, config: LossConfig) -> Tensor:
@@ -151,6 +160,7 @@ def _dispatch_dfkd(signals: Signals, config: LossConfig) -> Tensor:
         gate=own.gate,
         crossover=own.crossover,
         crossover_bin=own.crossover_bin,
+        level=_dfkd_level(config),
     ).total
 
 

@@ -113,15 +113,19 @@ def dispatch_dfkd_spectral(
     gate: Gate = "none",
     crossover: Crossover = "teacher",
     crossover_bin: int = 3,
+    level: float = 1.0,
 ) -> BandLoss:
-    """``dispatch_dfkd`` on complex spectra ``(batch, freq, frame)``."""
+    """``dispatch_dfkd`` on complex spectra ``(batch, freq, frame)``.
+
+    ``level`` multiplies them where it matters, in the squares: cosine distances do not hear how loud a signal is.
+    """
     freqs = enhanced.shape[1]
     _check(freqs, keep, low_patch=low_patch, high_patch=high_patch)
     if not 0 <= crossover_bin < freqs - 1:
         raise ValueError(f"crossover_bin = {crossover_bin} must be 0 to {freqs - 2}")
     student, target, teacher = (Planes.of(spectrum) for spectrum in (enhanced, clean, taught))
     masks = band_masks(crossover_bins(teacher.size, crossover, crossover_bin), freqs, target.size.dtype)
-    products = _Products(student, target, teacher)
+    products = _Products(student, target, teacher, level)
     losses = []
     for mask, patch, share in zip(masks, (low_patch, high_patch), (1.0, beta), strict=True):
         distance, gap = products.distances(mask, patch, share)
@@ -136,7 +140,8 @@ def dispatch_dfkd_spectral(
 class _Products:
     """What the distances of all patches are sums of, bin by bin; those with the estimate carry gradients."""
 
-    def __init__(self, student: Planes, target: Planes, teacher: Planes) -> None:
+    def __init__(self, student: Planes, target: Planes, teacher: Planes, level: float) -> None:
+        self.power = level**2
         self.learning = [teacher.inner(student), student.energy]
         self.squares = _square(teacher.size - student.size)
         with torch.no_grad():
@@ -156,8 +161,8 @@ class _Products:
         if share == 1:
             return distance, gap
         with torch.no_grad():
-            gap = share * gap + (1 - share) / patch * patch_sums(self.gap * mask, patch)
-        return share * distance + (1 - share) / patch * patch_sums(self.squares * mask, patch), gap
+            gap = share * gap + (1 - share) * self.power / patch * patch_sums(self.gap * mask, patch)
+        return share * distance + (1 - share) * self.power / patch * patch_sums(self.squares * mask, patch), gap
 
 
 def _square(values: Tensor) -> Tensor:

@@ -48,9 +48,15 @@ def output_l2_spectral(enhanced: Tensor, taught: Tensor) -> Tensor:
 
 
 def dfkd_spectral(
-    enhanced: Tensor, taught: Tensor, *, beta: float = 0.5, crossover: Crossover = "teacher", crossover_bin: int = 3
+    enhanced: Tensor,
+    taught: Tensor,
+    *,
+    beta: float = 0.5,
+    crossover: Crossover = "teacher",
+    crossover_bin: int = 3,
+    level: float = 1.0,
 ) -> Tensor:
-    """``dfkd`` on complex spectra ``(batch, freq, frame)``."""
+    """``dfkd`` on complex spectra ``(batch, freq, frame)``; ``level`` as in ``dispatch_dfkd_spectral``."""
     student, teacher = Planes.of(enhanced), Planes.of(taught)
     split = crossover_bins(teacher.size, crossover, crossover_bin)
     low, high = band_masks(split, enhanced.shape[1], teacher.size.dtype)
@@ -61,4 +67,5 @@ def dfkd_spectral(
         return cosine_distance(*((values[..., None, :] @ mask[..., None]).flatten(1) for values in quantities)).mean()
 
     difference = teacher.size - student.size
-    return cosine(low) + beta * cosine(high) + (1 - beta) * (difference * difference * high).mean()
+    squares = level**2 * (difference * difference * high).mean()
+    return cosine(low) + beta * cosine(high) + (1 - beta) * squares

@@ -178,3 +178,11 @@ def test_plain_output_terms_in_closed_form(golden):
     assert float(output_si_snr(student, teacher)) == float(negative_si_snr(student, teacher))
     _, _, same = random_spectra()
     assert float(dfkd_spectral(same, same)) == pytest.approx(0, abs=1e-7)
+
+
+def test_level_is_that_of_the_spectra():
+    s, c, t = random_spectra()
+    quiet = dispatch_dfkd_spectral(*(0.05 * x for x in (s, c, t)))
+    stated = dispatch_dfkd_spectral(s, c, t, level=0.05)
+    assert [float(x) for x in stated] == pytest.approx([float(x) for x in quiet], rel=1e-4)  # but for the epsilons
+    assert float(dfkd_spectral(s, t, level=0.05)) == pytest.approx(float(dfkd_spectral(0.05 * s, 0.05 * t)), rel=1e-4)
