@@ -16,7 +16,6 @@ from sekd.losses.output_kd import dfkd_spectral, output_l1_spectral, output_l2_s
 from sekd.losses.signals import Level, Signals
 from sekd.losses.supervised import FRONT_END, compressed_spectral, negative_si_snr, psa_spectral
 
-
 PUBLISHED_RMS = 0.05  # -26 dBFS, the usual level of VoiceBank and DNS mixtures; ours have an RMS of 1
 
 

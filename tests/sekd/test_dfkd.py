@@ -182,7 +182,8 @@ def test_plain_output_terms_in_closed_form(golden):
 
 def test_level_is_that_of_the_spectra():
     s, c, t = random_spectra()
-    quiet = dispatch_dfkd_spectral(*(0.05 * x for x in (s, c, t)))
-    stated = dispatch_dfkd_spectral(s, c, t, level=0.05)
+    sizes = {"low_patch": 4, "high_patch": 6}
+    quiet = dispatch_dfkd_spectral(*(0.05 * x for x in (s, c, t)), **sizes)
+    stated = dispatch_dfkd_spectral(s, c, t, **sizes, level=0.05)
     assert [float(x) for x in stated] == pytest.approx([float(x) for x in quiet], rel=1e-4)  # but for the epsilons
     assert float(dfkd_spectral(s, t, level=0.05)) == pytest.approx(float(dfkd_spectral(0.05 * s, 0.05 * t)), rel=1e-4)

@@ -248,7 +248,7 @@ def test_si_snr_of_orthogonal_parts_is_their_ratio():
 @pytest.mark.parametrize("gain", [0.1, 10.0])
 @pytest.mark.parametrize("name", OUTPUT_TERMS)
 def test_no_term_depends_on_the_level_of_a_recording(golden, name, gain):
-    student, clean, teacher = (x.float() for x in golden)
+    student, clean, teacher = golden  # in double precision, or a patch at the threshold may flip
     waves = [student, clean, clean + 0.3 * student, teacher]
     values = [
         float(TERMS[name].compute(Signals(*(scale * wave for wave in waves)), LossConfig())) for scale in (1.0, gain)
