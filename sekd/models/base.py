@@ -210,7 +210,7 @@ class WaveEnhancer(Enhancer):
 def require_causal(config: NetworkConfig) -> None:
     """Raises InputError where the network needs all of a signal before it gives back any."""
     if not config.causal:
-        raise InputError("student.causal = false: a network that hears all of a signal cannot stream, it may only teach")
+        raise InputError("student.causal = false: a network that hears whole signals cannot stream; it can only teach")
 
 
 def keep_denormals() -> None:

@@ -130,15 +130,15 @@ class ConvTasNet(WaveEnhancer):
 
     def hops(self, wave: Tensor, state: State) -> tuple[Tensor, State]:
         require_causal(self.config)
-        stride = self.config.stride
+        stride, samples = self.config.stride, int(wave.shape[1])  # int: a constant in the ONNX
         heard, unfinished = state.inter_cache.split(stride, dim=1)
         heard = torch.cat([heard, wave], dim=1)
         feats = functional.conv1d(heard.unsqueeze(1), self.net.encoder.weight, stride=stride).unsqueeze(-1)
-        past = Past(state, self.config, feats.shape[2], one_step=wave.shape[1] == self.hop)
+        past = Past(state, self.config, feats.shape[2], one_step=samples == self.hop)
         masked = self._mask(feats, past.norm, past.block) * feats
         made = functional.conv_transpose1d(masked.squeeze(-1), self.net.decoder.weight, stride=stride).squeeze(1)
-        made = made + functional.pad(unfinished, (0, wave.shape[1]))
-        enhanced, unfinished = made.split([wave.shape[1], stride], dim=1)
+        first, rest = made.split([stride, samples], dim=1)
+        enhanced, unfinished = torch.cat([first + unfinished, rest], dim=1).split([samples, stride], dim=1)
         overlap = torch.cat([heard[:, -stride:], unfinished], dim=1)
         return enhanced, State(past.next_contexts(), past.next_statistics(), overlap)
 
@@ -208,7 +208,8 @@ class Past:
 
 
 def convolve(conv: nn.Module, x: Tensor) -> Tensor:
-    """As built on ``(batch, channel, frame)``; unpadded on ``(batch, channel, frame, 1)``, where onnxruntime is faster."""
+    """As built, on ``(batch, channel, frame)``; without padding on ``(batch, channel, frame, 1)``, which onnxruntime
+    runs faster."""
     assert isinstance(conv, nn.Conv1d)
     if x.dim() == 3:
         return conv(x)
