@@ -78,7 +78,8 @@ def reach_of(network: Enhancer) -> int:
 def wave_errors(stream: HopEnhancer, network: Enhancer, signal: np.ndarray) -> dict[str, float]:
     """The stream, hop by hop and as late as it says, against the whole signal; by part of the signal."""
     stream = stream.fork()
-    hops = np.pad(signal, (0, -len(signal) % stream.hop + stream.delay)).reshape(-1, stream.hop)
+    late = len(signal) + stream.delay
+    hops = np.pad(signal, (0, stream.delay + -late % stream.hop)).reshape(-1, stream.hop)
     streamed = np.concatenate([stream.process(hop) for hop in hops])
     with torch.no_grad():
         whole = network(torch.from_numpy(signal)[None])[0].numpy()
