@@ -41,7 +41,8 @@ class CumulativeNorm(nn.Module):
         """``forward`` for steps of several frames: few nodes in the ONNX, given the ``frame_shares`` of the step that
         all norms have in common. The statistics come out for every frame, ``(batch, 1, frame, 1)``.
 
-        Only differences from what came before are weighted, so that rounding never adds up.
+        Only differences from what came before are weighted, so that rounding never adds up; in the first step, before
+        which there is nothing, float32 costs the variance 1e-7 of the mean's square.
         """
         about = x - stats.mean
         shift = shares @ about.mean((1, 3), keepdim=True)
