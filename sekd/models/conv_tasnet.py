@@ -208,9 +208,15 @@ class Past:
 
 
 def convolve(conv: nn.Module, x: Tensor) -> Tensor:
-    """As built, on ``(batch, channel, frame)``; without padding on ``(batch, channel, frame, 1)``, which onnxruntime
-    runs faster."""
+    """As built, on ``(batch, channel, frame)``; without padding on ``(batch, channel, frame, 1)``.
+
+    onnxruntime is faster on two dimensions; torch trains depthwise convolutions five times faster on one.
+    """
     assert isinstance(conv, nn.Conv1d)
     if x.dim() == 3:
         return conv(x)
-    return functional.conv2d(x, conv.weight.unsqueeze(-1), conv.bias, dilation=(*conv.dilation, 1), groups=conv.groups)
+    if torch.onnx.is_in_onnx_export():
+        weight, dilation = conv.weight.unsqueeze(-1), (*conv.dilation, 1)
+        return functional.conv2d(x, weight, conv.bias, dilation=dilation, groups=conv.groups)
+    x = x.squeeze(-1)
+    return functional.conv1d(x, conv.weight, conv.bias, dilation=conv.dilation, groups=conv.groups).unsqueeze(-1)

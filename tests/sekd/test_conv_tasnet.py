@@ -9,6 +9,7 @@ from family_contract import FamilyContract, assert_recorded_as_configured, untra
 from tiny_models import speech_like
 from torchaudio.models import ConvTasNet as Published
 
+from search.cost import cost_of
 from sekd.checkpoint import load_model, save_model
 from sekd.config import parse
 from sekd.errors import InputError
@@ -90,7 +91,7 @@ def test_without_causality_the_blocks_are_the_same():
     assert OFFLINE.blocks == OFFLINE.model_copy(update={"causal": True}).blocks
 
 
-@pytest.mark.parametrize("use", [TorchEnhancer, lambda network: export_onnx(network, None)])
+@pytest.mark.parametrize("use", [TorchEnhancer, cost_of, lambda network: export_onnx(network, None)])
 def test_without_causality_nothing_streams(use):
     with pytest.raises(InputError, match=r"^student\.causal = false: .* cannot stream") as error:
         use(build(OFFLINE))
