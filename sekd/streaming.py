@@ -105,10 +105,10 @@ class OnnxEnhancer(HopEnhancer):
         self._session = _open_session(self.path)
         try:
             metadata = self._session.get_modelmeta().custom_metadata_map
-            contract = _contract(metadata)
-            self.format = FORMATS[contract].read(metadata)
+            self.contract = _contract(metadata)
+            self.format = FORMATS[self.contract].read(metadata)
             super().__init__(self.format.sample_rate, self.format.stream())
-            self._input = INPUT_NAMES[contract]
+            self._input = INPUT_NAMES[self.contract]
             self._initial = _check_tensors(self._session, self._input, list(self.stream.shape))
         except ValueError as error:
             raise InputError(f"{path}: not a streaming enhancer: {error}") from error
