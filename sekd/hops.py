@@ -53,7 +53,11 @@ class HopStream(ABC):
 
 
 class StreamingWave(HopStream):
-    """Hops of samples as they are, for networks without an STFT."""
+    """Hops of samples as they are, for networks without an STFT.
+
+    What a sample of the output stems from begins as much earlier as it ends later: at most ``delay`` samples, as
+    with filters that overlap.
+    """
 
     def __init__(self, hop: int, delay: int):
         if hop < 1 or delay < 0:
@@ -62,7 +66,7 @@ class StreamingWave(HopStream):
         self.reset()
 
     def reset(self) -> None:
-        self._recent = np.zeros(self.hop + self.delay, np.float32)
+        self._recent = np.zeros(self.delay + self.hop + self.delay, np.float32)
 
     @property
     def silent(self) -> bool:

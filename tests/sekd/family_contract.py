@@ -26,6 +26,7 @@ SIGNALS = {
     "recording at -10 dBFS": 200,
     "synthetic at -10 dBFS": 100,
     "noise": 100,
+    "noise before silence": 50,
     "silence": 50,
 }
 
@@ -131,8 +132,9 @@ class FamilyContract(ABC):
         kind, samples = request.param, min(SIGNALS[request.param], cls.longest) * network.hop
         if kind == "silence":
             return np.zeros(samples, np.float32)
-        if kind == "noise":
-            return noise(samples, 0.1)
+        if kind.startswith("noise"):
+            heard = samples if kind == "noise" else samples // 2 + 1
+            return np.pad(noise(heard, 0.1), (0, samples - heard))
         source, level = kind.split(" at ")
         return at_level(request.getfixturevalue(source)[:samples], float(level.split()[0]))
 
