@@ -27,7 +27,7 @@ OFFLINE = ConvTasNetConfig(**SMALL, layers=2, causal=False)
 
 
 class TestContract(FamilyContract):
-    longest = 300
+    longest = 150
 
     @pytest.fixture(scope="class", params=CONFIGS)
     @classmethod
