@@ -96,19 +96,21 @@ def train(options: Namespace) -> int:
         raise InputError(f"{out}: cannot write here: {error.strerror}") from error
     run = Run(torch_device=options.torch_device, on_progress=progress)
     student = distill(config, cache=cache_folder(), folder=out, run=run, say=say, trust_code=options.trust_code)
-    export = export_onnx(student.model, out / "model.onnx")
+    # A network that cannot stream is made to teach, and a teacher is its weights.
+    export = export_onnx(student.model, out / "model.onnx") if config.student.causal else None
     document = {
-        "model": str(out / "model.onnx"),
+        "model": str(export.path if export else out / "model.safetensors"),
         "weights_hash": hash_of_weights(student.model),
         "train_seconds": student.train_seconds,
-        "export_error": export_error(student.model, export.path),
+        "export_error": export_error(student.model, export.path) if export else None,
         "hashes": student.prepared.hashes.model_dump(),
         "environment": student.environment,
     }
     if options.json:
         print(json.dumps(document))
     else:
-        print(f"wrote {out / 'model.safetensors'} and model.onnx, weights {document['weights_hash']}")
+        files = "and model.onnx" if export else "alone (student.causal = false cannot stream)"
+        print(f"wrote {out / 'model.safetensors'} {files}, weights {document['weights_hash']}")
     return 0
 
 

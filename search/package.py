@@ -18,8 +18,13 @@ from search.results import Results
 from sekd import __version__
 from sekd.audio import read_audio, write_audio
 from sekd.errors import InputError
+from sekd.hops import HopEnhancer
 
 EXAMPLES = 3
+TAKES = {  # what the file takes per call, by its contract
+    "spectrum": "one STFT frame and its states per call (in sherpa-onnx too, if `model_type` is `gtcrn`)",
+    "wave": "one hop of samples and its states per call (`contract=wave`, not in sherpa-onnx)",
+}
 
 
 def write_package(
@@ -32,14 +37,18 @@ def write_package(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise InputError(f"{out}: not empty; name another --out, or use --force")
+    from sekd.streaming import OnnxEnhancer
+
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         for name in ("model.onnx", "model.safetensors"):
             shutil.copyfile(source / name, partial / name)
         (partial / "config.toml").write_text(config_text(results, source), encoding="utf-8")
-        _write_audio(results, partial)
-        (partial / "card.md").write_text(card_text(results, record, limits), encoding="utf-8")
+        enhancer = OnnxEnhancer(partial / "model.onnx")
+        _write_audio(results, partial, enhancer)
+        card = card_text(results, record, limits, TAKES[enhancer.contract])
+        (partial / "card.md").write_text(card, encoding="utf-8")
         _put_in_place(partial, out)
     except OSError as error:
         raise InputError(f"{out}: cannot write the package: {error.strerror}") from error
@@ -81,11 +90,8 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _write_audio(results: Results, folder: Path) -> None:
+def _write_audio(results: Results, folder: Path, enhancer: HopEnhancer) -> None:
     """Three validation pairs, from hard to easy, through the exported file itself."""
-    from sekd.streaming import OnnxEnhancer
-
-    enhancer = OnnxEnhancer(folder / "model.onnx")
     for name, noisy, clean in examples(results):
         mixture = read_audio(noisy)
         place = folder / "audio"
@@ -105,7 +111,7 @@ def examples(results: Results) -> list[tuple[str, Path, Path]]:
     return [ranked[place] for place in dict.fromkeys(places)]
 
 
-def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float]) -> str:
+def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float], takes: str) -> str:
     """Model card: what it is, what it scored on how many files, what it costs, how that was found."""
     device, kind = results.device, results.kind
     latency = record.latency.get(device, {})
@@ -113,7 +119,7 @@ def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float]
         f"# Student {record.number} of study {results.study.name}",
         "",
         f"A causal speech enhancement network for {device}: 16 kHz, one channel, streaming; sekd {__version__}.",
-        "`model.onnx` takes one STFT frame and its states per call (in sherpa-onnx too if `model_type` is `gtcrn`);",
+        f"`model.onnx` takes {takes};",
         "`sekd enhance . IN OUT` enhances files; `sekd train config.toml` makes it again.",
         "",
         "## Scores on the validation pairs",

@@ -1,21 +1,22 @@
-"""A student as a streaming ONNX that runs unchanged in onnxruntime and sherpa-onnx (DESIGN section 7)."""
+"""A student as a streaming ONNX for onnxruntime and, where it takes STFT frames, sherpa-onnx (DESIGN section 7)."""
 
 from __future__ import annotations
 
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
-from sekd.models.base import SAMPLE_RATE, STATE_NAMES, Enhancer, State
+from sekd.hops import INPUT_NAMES
+from sekd.models.base import SAMPLE_RATE, STATE_NAMES, Contract, Enhancer, State, require_causal
 from sekd.models.settled import settled
 
 OPSET = 17  # with IR 8 the newest that the oldest supported onnxruntime loads
@@ -33,31 +34,35 @@ class Export(NamedTuple):
 
 
 class _Step(nn.Module):
-    """One frame with its states as separate inputs and outputs."""
+    """One step with its states as separate inputs and outputs."""
 
     def __init__(self, model: Enhancer) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, mix: Tensor, conv_cache: Tensor, tra_cache: Tensor, inter_cache: Tensor):
-        enhanced, state = self.model.step(mix, State(conv_cache, tra_cache, inter_cache))
+    def forward(self, noisy: Tensor, conv_cache: Tensor, tra_cache: Tensor, inter_cache: Tensor):
+        enhanced, state = self.model.step(noisy, State(conv_cache, tra_cache, inter_cache))
         return enhanced, *state
 
 
 def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = None) -> Export:
-    """Writes ``path``, whole or not at all; ``notes`` join the metadata."""
+    """Writes ``path``, whole or not at all; ``notes`` join the metadata.
+
+    Raises:
+        InputError: the network cannot stream.
+    """
+    require_causal(model.config)
     model = model.eval()
     state = model.initial_state(1)
-    frame = model.example()
     buffer = io.BytesIO()
     with _without_known_warnings(), torch.no_grad():
         torch.onnx.export(
             _Step(settled(model)).eval(),  # the exporter leaves all in the mode of what it was given
-            (frame, *state),
+            (model.example(), *state),
             buffer,  # type: ignore[arg-type]  # a file object is taken too
             dynamo=False,
             opset_version=OPSET,
-            input_names=["mix", *STATE_NAMES],
+            input_names=[INPUT_NAMES[model.contract], *STATE_NAMES],
             output_names=["enh", *(f"{name}_out" for name in STATE_NAMES)],
         )
     graph = onnx.load_from_string(buffer.getvalue())
@@ -82,22 +87,35 @@ def _without_known_warnings() -> Iterator[None]:
 
 
 def _metadata(model: Enhancer, state: State) -> dict[str, str]:
+    shapes = {f"{name}_shape": ",".join(map(str, part.shape)) for name, part in zip(STATE_NAMES, state, strict=True)}
+    return {
+        "sample_rate": str(SAMPLE_RATE),
+        "hop_length": str(model.hop),
+        "version": str(FORMAT_VERSION),
+        **_OWN_METADATA[model.contract](model),
+        **shapes,
+    }
+
+
+def _spectrum_metadata(model: Any) -> dict[str, str]:
     """The keys that sherpa-onnx reads; it knows the contract by the name of the first network that had it.
 
     Its streams (2.0.1) run over the end of their buffers where the window is shorter than ``n_fft``, and its files
     come out distorted: such a file takes another name, and it is refused.
     """
-    shapes = {f"{name}_shape": ",".join(map(str, part.shape)) for name, part in zip(STATE_NAMES, state, strict=True)}
-    return {
-        "model_type": "gtcrn" if model.window_length == model.n_fft else "sekd",
-        "sample_rate": str(SAMPLE_RATE),
-        "n_fft": str(model.n_fft),
-        "hop_length": str(model.hop),
-        "window_length": str(model.window_length),
-        "window_type": "hann_sqrt",
-        "version": str(FORMAT_VERSION),
-        **shapes,
-    }
+    lengths = {"n_fft": str(model.n_fft), "window_length": str(model.window_length)}
+    known = "gtcrn" if model.window_length == model.n_fft else "sekd"
+    return {"model_type": known, "window_type": "hann_sqrt", **lengths}
+
+
+def _wave_metadata(model: Any) -> dict[str, str]:
+    return {"contract": "wave", "delay": str(model.delay)}
+
+
+_OWN_METADATA: dict[Contract, Callable[[Any], dict[str, str]]] = {
+    "spectrum": _spectrum_metadata,
+    "wave": _wave_metadata,
+}
 
 
 def _constants_to_weights(graph: onnx.GraphProto) -> None:
@@ -118,7 +136,7 @@ def describe(path: Path) -> Export:
 
 
 @torch.no_grad()
-def export_error(model: Enhancer, path: Path, *, frames: int = 120, seed: int = 0) -> float:
+def export_error(model: Enhancer, path: Path, *, steps: int = 120, seed: int = 0) -> float:
     """Largest difference between ONNX and torch over a stream, relative to the RMS of the output.
 
     The stream is noise whose level moves over 40 dB, so that states matter.
@@ -129,17 +147,17 @@ def export_error(model: Enhancer, path: Path, *, frames: int = 120, seed: int = 
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(seed)
-    level = 10 ** (-2 * torch.sin(torch.linspace(0, 6, frames)).square())
-    spectrum = torch.randn(1, model.n_fft // 2 + 1, frames, 2, generator=generator) * level[:, None]
+    levels = 10 ** (-2 * torch.sin(torch.linspace(0, 6, steps)).square())
     state = model.initial_state(1)
     feeds = {name: part.numpy() for name, part in zip(STATE_NAMES, state, strict=True)}
     ours, theirs = [], []
-    for frame in spectrum.split(1, dim=2):
-        enhanced, state = model.step(frame, state)
-        output, *after = session.run(None, {"mix": frame.numpy(), **feeds})
+    for level in levels:
+        noisy = level * torch.randn(model.example().shape, generator=generator)
+        enhanced, state = model.step(noisy, state)
+        output, *after = session.run(None, {INPUT_NAMES[model.contract]: noisy.numpy(), **feeds})
         feeds = dict(zip(STATE_NAMES, after, strict=True))
         ours.append(enhanced.numpy())
         theirs.append(output)
-    ours_all, theirs_all = np.concatenate(ours, 2), np.concatenate(theirs, 2)
+    ours_all, theirs_all = np.stack(ours), np.stack(theirs)
     scale = max(float(np.sqrt(np.mean(np.square(ours_all)))), 1e-12)
     return float(np.abs(ours_all - theirs_all).max()) / scale

@@ -1,4 +1,4 @@
-"""Enhancing one hop after the other: the STFT of a stream, and the base of what runs on it."""
+"""Enhancing one hop after the other: what a network takes of a stream, frames or waves, and the base of what runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, Self
 import numpy as np
 
 WindowType = Literal["hann_sqrt", "hann"]
+INPUT_NAMES = {"spectrum": "mix", "wave": "wave"}  # contract to what a network's input is called in ONNX
 
 
 def periodic_window(kind: WindowType, length: int) -> np.ndarray:
@@ -17,7 +18,69 @@ def periodic_window(kind: WindowType, length: int) -> np.ndarray:
     return np.sqrt(hann) if kind == "hann_sqrt" else hann
 
 
-class StreamingStft:
+class HopStream(ABC):
+    """One hop of samples in, what a network takes out; what it gives in, one hop of samples out, ``delay`` later.
+
+    ``pack`` and ``unpack`` go between that and the float32 tensor of ``shape`` that a network has as input and output.
+    """
+
+    hop: int
+    delay: int
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forgets the stream; binds new arrays, since copies share the old ones."""
+
+    @property
+    @abstractmethod
+    def silent(self) -> bool:
+        """Whether all that the newest output hop stems from is nothing but zeros."""
+
+    @abstractmethod
+    def analyse(self, samples: np.ndarray) -> np.ndarray:
+        """Samples (hop,) to what is enhanced."""
+
+    @abstractmethod
+    def synthesise(self, enhanced: np.ndarray) -> np.ndarray:
+        """What was enhanced to the finished samples (hop,), float32."""
+
+    def pack(self, x: np.ndarray) -> np.ndarray:
+        return x.astype(np.float32, copy=False).reshape(self.shape)
+
+    def unpack(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor.reshape(-1)
+
+
+class StreamingWave(HopStream):
+    """Hops of samples as they are, for networks without an STFT.
+
+    What a sample of the output stems from begins as much earlier as it ends later: at most ``delay`` samples, as
+    with filters that overlap.
+    """
+
+    def __init__(self, hop: int, delay: int):
+        if hop < 1 or delay < 0:
+            raise ValueError(f"hop {hop} and delay {delay} do not fit")
+        self.hop, self.delay, self.shape = hop, delay, (1, hop)
+        self.reset()
+
+    def reset(self) -> None:
+        self._recent = np.zeros(self.delay + self.hop + self.delay, np.float32)
+
+    @property
+    def silent(self) -> bool:
+        return not self._recent.any()
+
+    def analyse(self, samples: np.ndarray) -> np.ndarray:
+        self._recent = np.concatenate([self._recent[self.hop :], samples])
+        return samples
+
+    def synthesise(self, enhanced: np.ndarray) -> np.ndarray:
+        return enhanced
+
+
+class StreamingStft(HopStream):
     """Short-time Fourier transform of a stream and back; one hop in, one hop out, nothing looked ahead.
 
     Frame ``t`` covers the last ``n_fft`` samples up to the end of hop ``t``, zeros before the start. The
@@ -36,6 +99,7 @@ class StreamingStft:
             raise ValueError(f"windows of {n_fft} samples do not overlap enough at hop {hop}")
         self.n_fft, self.hop = n_fft, hop
         self.delay = n_fft - hop
+        self.shape = (1, n_fft // 2 + 1, 1, 2)
         self._window = window.astype(np.float32)
         self._weight = weight.astype(np.float32)
         self.reset()
@@ -64,6 +128,12 @@ class StreamingStft:
         self._overlap += frame * self._window
         return self._overlap[: self.hop] / self._weight
 
+    def pack(self, x: np.ndarray) -> np.ndarray:
+        return x.astype(np.complex64, copy=False).view(np.float32).reshape(self.shape)
+
+    def unpack(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor.reshape(-1).view(np.complex64)
+
 
 class HopEnhancer(ABC):
     """An enhancer that takes one hop and gives one back, `delay` samples late; the state lies inside.
@@ -73,32 +143,32 @@ class HopEnhancer(ABC):
     so that streams share the network and nothing else.
     """
 
-    def __init__(self, sample_rate: int, n_fft: int, hop: int, window: np.ndarray):
+    def __init__(self, sample_rate: int, stream: HopStream):
         self.sample_rate = sample_rate
-        self.stft = StreamingStft(n_fft, hop, window)
+        self.stream = stream
 
     @abstractmethod
-    def step(self, spectrum: np.ndarray) -> np.ndarray:
-        """One noisy frame (n_fft / 2 + 1,) complex64 to the enhanced one of the same shape."""
+    def step(self, noisy: np.ndarray) -> np.ndarray:
+        """What ``stream.analyse`` gives, enhanced: a spectrum (n_fft / 2 + 1,) complex64 or samples (hop,)."""
 
     @property
     def hop(self) -> int:
         """Samples per hop."""
-        return self.stft.hop
+        return self.stream.hop
 
     @property
     def delay(self) -> int:
         """Samples by which the output of `process` trails its input."""
-        return self.stft.delay
+        return self.stream.delay
 
     def reset(self) -> None:
         """Back to the beginning of a stream."""
-        self.stft.reset()
+        self.stream.reset()
 
     def fork(self) -> Self:
         """The same network at the beginning of another stream (a second channel, another file)."""
         twin = copy.copy(self)
-        twin.stft = copy.copy(self.stft)
+        twin.stream = copy.copy(self.stream)
         twin.reset()
         return twin
 
@@ -109,8 +179,8 @@ class HopEnhancer(ABC):
         """
         if samples.shape != (self.hop,):
             raise ValueError(f"expected {self.hop} samples, got {samples.shape}")
-        enhanced = self.step(self.stft.analyse(samples))
-        return self.stft.synthesise(np.zeros_like(enhanced) if self.stft.silent else enhanced)
+        enhanced = self.step(self.stream.analyse(samples))
+        return self.stream.synthesise(np.zeros_like(enhanced) if self.stream.silent else enhanced)
 
     def enhance(self, noisy: np.ndarray) -> np.ndarray:
         """A whole signal (sample,) to its enhanced version (sample,), aligned, float32."""

@@ -5,20 +5,41 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Protocol, Self, get_args
 
 import numpy as np
 
 from sekd.errors import InputError, nearest
-from sekd.hops import AlignedStream, HopEnhancer, StreamingStft, WindowType, periodic_window
+from sekd.hops import (
+    INPUT_NAMES,
+    AlignedStream,
+    HopEnhancer,
+    HopStream,
+    StreamingStft,
+    StreamingWave,
+    WindowType,
+    periodic_window,
+)
 
-__all__ = ["AlignedStream", "HopEnhancer", "OnnxEnhancer", "StreamFormat", "StreamingStft", "periodic_window"]
-
-_NUMBERS = ("sample_rate", "n_fft", "hop_length", "window_length")
+__all__ = ["AlignedStream", "HopEnhancer", "OnnxEnhancer", "StreamingStft", "periodic_window"]
 
 
-class StreamFormat(NamedTuple):
+class StreamFormat(Protocol):
     """What a streaming file says of itself in its metadata; lengths in samples."""
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @classmethod
+    def read(cls, metadata: dict[str, str]) -> Self:
+        """Raises ValueError if the metadata lack something or do not fit together."""
+
+    def stream(self) -> HopStream:
+        """What goes between hops of samples and the network's input."""
+
+
+class SpectrumFormat(NamedTuple):
+    """One STFT frame per step."""
 
     sample_rate: int
     n_fft: int
@@ -26,12 +47,51 @@ class StreamFormat(NamedTuple):
     window_length: int
     window_type: WindowType
 
+    @classmethod
+    def read(cls, metadata: dict[str, str]) -> Self:
+        numbers = ("sample_rate", "n_fft", "hop_length", "window_length")
+        _require(metadata, *numbers, "window_type")
+        kind = metadata["window_type"]
+        if kind not in get_args(WindowType):
+            raise ValueError(f"unknown window_type {kind!r}{nearest(kind, get_args(WindowType))}")
+        sample_rate, n_fft, hop, length = _lengths(metadata, *numbers)
+        if sample_rate == 0 or not 0 < hop <= n_fft or not hop <= length <= n_fft or n_fft % 2:
+            raise ValueError(
+                f"sample_rate {sample_rate}, n_fft {n_fft}, hop_length {hop}, window_length {length} do not fit"
+            )
+        return cls(sample_rate, n_fft, hop, length, kind)  # type: ignore[arg-type]
+
+    def stream(self) -> HopStream:
+        return StreamingStft(self.n_fft, self.hop_length, self.window())
+
     def window(self) -> np.ndarray:
         """The window (n_fft,); a shorter one lies in the middle, as in torch.stft."""
         before = (self.n_fft - self.window_length) // 2
         window = np.zeros(self.n_fft)
         window[before : before + self.window_length] = periodic_window(self.window_type, self.window_length)
         return window
+
+
+class WaveFormat(NamedTuple):
+    """One hop of samples per step."""
+
+    sample_rate: int
+    hop_length: int
+    delay: int
+
+    @classmethod
+    def read(cls, metadata: dict[str, str]) -> Self:
+        _require(metadata, *cls._fields)
+        found = cls(*_lengths(metadata, *cls._fields))
+        if found.sample_rate == 0 or found.hop_length == 0:
+            raise ValueError(f"sample_rate {found.sample_rate} and hop_length {found.hop_length} must be above 0")
+        return found
+
+    def stream(self) -> HopStream:
+        return StreamingWave(self.hop_length, self.delay)
+
+
+FORMATS: dict[str, type[StreamFormat]] = {"spectrum": SpectrumFormat, "wave": WaveFormat}
 
 
 class OnnxEnhancer(HopEnhancer):
@@ -51,9 +111,12 @@ class OnnxEnhancer(HopEnhancer):
         self.path = Path(path)
         self._session = session or open_session(self.path)
         try:
-            self.format = _read_format({**(described or {}), **self._session.get_modelmeta().custom_metadata_map})
-            self._initial = _check_tensors(self._session, self.format.n_fft // 2 + 1)
-            super().__init__(self.format.sample_rate, self.format.n_fft, self.format.hop_length, self.format.window())
+            metadata = {**(described or {}), **self._session.get_modelmeta().custom_metadata_map}
+            self.contract = _contract(metadata)
+            self.format = FORMATS[self.contract].read(metadata)
+            super().__init__(self.format.sample_rate, self.format.stream())
+            self._input = INPUT_NAMES[self.contract]
+            self._initial = _check_tensors(self._session, self._input, list(self.stream.shape))
         except ValueError as error:
             raise InputError(f"{path}: not a streaming enhancer: {error}") from error
         self._outputs = ["enh", *(f"{name}_out" for name in self._initial)]
@@ -63,11 +126,11 @@ class OnnxEnhancer(HopEnhancer):
         super().reset()
         self._states = dict(self._initial)  # never written to: every run returns new arrays
 
-    def step(self, spectrum: np.ndarray) -> np.ndarray:
-        mix = spectrum.astype(np.complex64, copy=False).view(np.float32).reshape(1, -1, 1, 2)
-        enhanced, *states = self._session.run(self._outputs, {"mix": mix, **self._states})
+    def step(self, noisy: np.ndarray) -> np.ndarray:
+        feeds = {self._input: self.stream.pack(noisy), **self._states}
+        enhanced, *states = self._session.run(self._outputs, feeds)
         self._states = dict(zip(self._states, states, strict=True))
-        return enhanced.reshape(-1).view(np.complex64)
+        return self.stream.unpack(enhanced)
 
 
 def open_session(path: Path, content: bytes | None = None) -> Any:
@@ -94,34 +157,37 @@ def open_session(path: Path, content: bytes | None = None) -> Any:
         raise InputError(f"{path}: not a readable ONNX file: {' '.join(str(error).split())}") from error
 
 
-def _read_format(metadata: dict[str, str]) -> StreamFormat:
-    missing = [key for key in (*_NUMBERS, "window_type") if key not in metadata]
+def _contract(metadata: dict[str, str]) -> str:
+    """A file that names no contract has that of sherpa-onnx."""
+    name = metadata.get("contract", "spectrum")
+    if name not in FORMATS:
+        raise ValueError(f"unknown contract {name!r}{nearest(name, FORMATS)}")
+    return name
+
+
+def _require(metadata: dict[str, str], *keys: str) -> None:
+    missing = [key for key in keys if key not in metadata]
     if missing:
         raise ValueError(f"its metadata lack {', '.join(missing)}")
-    kind = metadata["window_type"]
-    if kind not in get_args(WindowType):
-        raise ValueError(f"unknown window_type {kind!r}{nearest(kind, get_args(WindowType))}")
-    wrong = [f"{key} = {metadata[key]!r}" for key in _NUMBERS if not metadata[key].strip().isdecimal()]
+
+
+def _lengths(metadata: dict[str, str], *keys: str) -> list[int]:
+    wrong = [f"{key} = {metadata[key]!r}" for key in keys if not metadata[key].strip().isdecimal()]
     if wrong:
         raise ValueError(f"not a number of samples: {', '.join(wrong)}")
-    sample_rate, n_fft, hop, length = (int(metadata[key]) for key in _NUMBERS)
-    if sample_rate == 0 or not 0 < hop <= n_fft or not hop <= length <= n_fft or n_fft % 2:
-        raise ValueError(
-            f"sample_rate {sample_rate}, n_fft {n_fft}, hop_length {hop}, window_length {length} do not fit"
-        )
-    return StreamFormat(sample_rate, n_fft, hop, length, kind)  # type: ignore[arg-type]
+    return [int(metadata[key]) for key in keys]
 
 
-def _check_tensors(session: Any, bins: int) -> dict[str, np.ndarray]:
+def _check_tensors(session: Any, name_in: str, shape: list[int]) -> dict[str, np.ndarray]:
     """The initial states by input name, all zeros; ValueError if the tensors break the contract."""
     inputs = {tensor.name: tensor for tensor in session.get_inputs()}
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
-    for name, tensors in (("mix", inputs), ("enh", outputs)):
+    for kind, name, tensors in (("input", name_in, inputs), ("output", "enh", outputs)):
         if name not in tensors:
-            raise ValueError(f"no {'input' if name == 'mix' else 'output'} '{name}' ({', '.join(tensors)})")
-        if not _agree(tensors[name].shape, [1, bins, 1, 2]):
-            raise ValueError(f"'{name}' is {tensors[name].shape}, not {[1, bins, 1, 2]}")
-    states = [name for name in inputs if name != "mix"]
+            raise ValueError(f"no {kind} '{name}' ({', '.join(tensors)})")
+        if not _agree(tensors[name].shape, shape):
+            raise ValueError(f"'{name}' is {tensors[name].shape}, not {shape}")
+    states = [name for name in inputs if name != name_in]
     for name in states:
         _check_state(name, inputs[name], outputs.get(f"{name}_out"))
     unpaired = set(outputs) - {"enh"} - {f"{name}_out" for name in states}

@@ -10,8 +10,9 @@ import torch
 
 from sekd.checkpoint import load_model
 from sekd.errors import InputError
-from sekd.models import Enhancer
-from sekd.models.base import SAMPLE_RATE
+from sekd.hops import HopStream, StreamingStft, StreamingWave
+from sekd.models import Enhancer, SpectralEnhancer
+from sekd.models.base import SAMPLE_RATE, require_causal
 from sekd.models.settled import settled
 from sekd.streaming import HopEnhancer, OnnxEnhancer
 
@@ -19,10 +20,15 @@ ACCEPTED = "a package folder (with model.onnx), an .onnx or a .safetensors"
 
 
 class TorchEnhancer(HopEnhancer):
-    """Runs a network frame by frame in torch, as its exported ONNX runs it."""
+    """Runs a network step by step in torch, as its exported ONNX runs it.
+
+    Raises:
+        InputError: the network cannot stream.
+    """
 
     def __init__(self, model: Enhancer) -> None:
-        super().__init__(SAMPLE_RATE, model.n_fft, model.hop, model.window.cpu().double().numpy())
+        require_causal(model.config)
+        super().__init__(SAMPLE_RATE, _stream_of(model))
         torch.set_num_threads(1)  # one frame is too little work to share, and waiting for other threads costs more
         self.model = settled(model.eval())
         self.reset()
@@ -32,10 +38,15 @@ class TorchEnhancer(HopEnhancer):
         self._state = self.model.initial_state()
 
     @torch.no_grad()
-    def step(self, spectrum: np.ndarray) -> np.ndarray:
-        frame = torch.from_numpy(spectrum.astype(np.complex64, copy=False).view(np.float32))
-        enhanced, self._state = self.model.step(frame.reshape(1, -1, 1, 2), self._state)
-        return enhanced.reshape(-1).numpy().view(np.complex64)
+    def step(self, noisy: np.ndarray) -> np.ndarray:
+        enhanced, self._state = self.model.step(torch.from_numpy(self.stream.pack(noisy)), self._state)
+        return self.stream.unpack(enhanced.numpy())
+
+
+def _stream_of(model: Enhancer) -> HopStream:
+    if isinstance(model, SpectralEnhancer):
+        return StreamingStft(model.n_fft, model.hop, model.window.cpu().double().numpy())
+    return StreamingWave(model.hop, model.delay)
 
 
 def load_enhancer(path: str | os.PathLike[str]) -> HopEnhancer:

@@ -164,7 +164,11 @@ def stft_frames(bins: int, hop: int, sample_rate: int, frames: int) -> np.ndarra
 
 
 def signal_frames(shape: Sequence[int], metadata: dict[str, str], frames: int = 64) -> np.ndarray:
-    """What is fed in turn: spectra to a model that takes one ``[1, F, 1, 2]`` frame, else seeded noise."""
+    """What is fed in turn: spectra to a model that takes one ``[1, F, 1, 2]`` frame, hops of the signal to one whose
+    contract is ``wave``, else seeded noise."""
+    if metadata.get("contract") == "wave":
+        signal = speech_like(frames * math.prod(shape), int(metadata.get("sample_rate", 16000)))
+        return signal.reshape(frames, *shape)
     if len(shape) == 4 and shape[0] == shape[2] == 1 and shape[3] == 2 and shape[1] > 1:
         hop = int(metadata.get("hop_length", shape[1] - 1))
         return stft_frames(shape[1], hop, int(metadata.get("sample_rate", 16000)), frames)

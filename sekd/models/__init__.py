@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from sekd.models.base import Enhancer, NetworkConfig, SpectralEnhancer, State, WaveEnhancer
-from sekd.models.conv_tasnet import ConvTasNetConfig
+from sekd.models.conv_tasnet import ConvTasNet, ConvTasNetConfig
 from sekd.models.cruse import Cruse, CruseConfig
 from sekd.models.dccrn import Dccrn, DccrnConfig
 
@@ -19,7 +19,11 @@ def _family(value: Any) -> str:
 
 
 # A new family is one file, one line here and one below.
-FAMILIES: dict[type[NetworkConfig], Callable[..., Enhancer]] = {CruseConfig: Cruse, DccrnConfig: Dccrn}
+FAMILIES: dict[type[NetworkConfig], Callable[..., Enhancer]] = {
+    CruseConfig: Cruse,
+    ConvTasNetConfig: ConvTasNet,
+    DccrnConfig: Dccrn,
+}
 StudentConfig = Annotated[
     Annotated[CruseConfig, Tag("cruse")]
     | Annotated[ConvTasNetConfig, Tag("conv_tasnet")]
@@ -35,6 +39,8 @@ def build(config: NetworkConfig) -> Enhancer:
 
 __all__ = [
     "FAMILIES",
+    "ConvTasNet",
+    "ConvTasNetConfig",
     "Cruse",
     "CruseConfig",
     "Dccrn",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sekd.config import Frozen
+from sekd.errors import InputError
 
 SAMPLE_RATE = 16000
 STATE_NAMES = ("conv_cache", "tra_cache", "inter_cache")  # the three that sherpa-onnx carries
@@ -37,10 +38,13 @@ class State(NamedTuple):
 class NetworkConfig(Frozen):
     """What builds a network: a family and its sizes."""
 
-    @property
-    def causal(self) -> bool:
-        """Whether the network can run on a stream; one that cannot may only teach."""
-        return True
+    if TYPE_CHECKING:
+        causal: bool = True  # whether the network can run on a stream; one that cannot may only teach
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            """Causal, unless a family has a field that says otherwise: a property would hide such a field."""
+            return True if name == "causal" else super().__getattr__(name)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -210,6 +214,12 @@ class WaveEnhancer(Enhancer):
 
     def example(self, batch: int = 1) -> Tensor:
         return next(self.parameters()).new_zeros(batch, self.hop)
+
+
+def require_causal(config: NetworkConfig) -> None:
+    """Raises InputError where the network needs all of a signal before it gives back any."""
+    if not config.causal:
+        raise InputError("student.causal = false: a network that hears whole signals cannot stream; it can only teach")
 
 
 def keep_denormals() -> None:

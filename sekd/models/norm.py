@@ -25,18 +25,34 @@ class CumulativeNorm(nn.Module):
     never saw a longer past in training does not meet one in use. ``None`` is the published, unlimited form.
     """
 
-    def __init__(self, channels: int, horizon: int | None) -> None:
+    def __init__(self, channels: int, horizon: int | None, epsilon: float = EPSILON) -> None:
         super().__init__()
-        self.horizon = horizon
+        self.horizon, self.epsilon = horizon, epsilon
         self.weight = nn.Parameter(torch.ones(channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Stats]:
         """``x`` and what came before it in; ``x`` normalised and the statistics after it out."""
         mean, variance = self._update(x, stats, count) if x.shape[2] == 1 else self._scan(x, stats, count)
-        scaled = (x - mean) / (variance + EPSILON).sqrt()
         last = Stats(mean, variance) if x.shape[2] == 1 else Stats(mean[:, :, -1:], variance[:, :, -1:])
-        return scaled * self.weight + self.bias, last
+        return self._scaled(x, mean, variance), last
+
+    def few(self, x: Tensor, stats: Stats, shares: Tensor) -> tuple[Tensor, Stats]:
+        """``forward`` for steps of several frames: few nodes in the ONNX, given the ``frame_shares`` of the step that
+        all norms have in common. The statistics come out for every frame, ``(batch, 1, frame, 1)``.
+
+        Only differences from what came before are weighted, so that rounding never adds up; in the first step, before
+        which there is nothing, float32 costs the variance 1e-7 of the mean's square.
+        """
+        about = x - stats.mean
+        shift = shares @ about.mean((1, 3), keepdim=True)
+        spread = about.square().mean((1, 3), keepdim=True) - stats.variance
+        variance = (stats.variance + shares @ spread - shift.square()).clamp(min=0)
+        mean = stats.mean + shift
+        return self._scaled(x, mean, variance), Stats(mean, variance)
+
+    def _scaled(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        return (x - mean) / (variance + self.epsilon).sqrt() * self.weight + self.bias
 
     def _update(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Tensor]:
         """One frame: West's (1979) update, which never subtracts large sums from each other."""
@@ -54,7 +70,7 @@ class CumulativeNorm(nn.Module):
         frame_mean = x.mean((1, 3), keepdim=True)  # (batch, 1, frame, 1)
         centre = torch.where(count > 0, stats.mean, frame_mean[:, :, :1])
         about = (x - centre).square().mean((1, 3), keepdim=True)
-        share, total = self._weights(count.double(), x.shape[2])
+        share, total = frame_weights(count.double(), x.shape[2], self.horizon)
         weight = share * total
         first = (stats.mean - centre) * count
         second = (stats.variance + (stats.mean - centre).square()) * count
@@ -63,16 +79,23 @@ class CumulativeNorm(nn.Module):
         variance = (square - shift.square()).clamp(min=0)
         return (centre + shift).to(x.dtype), variance.to(x.dtype)
 
-    def _weights(self, count: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """Share of each new frame in the statistics, and the sum of weights up to it, ``(batch, 1, frame, 1)``."""
-        number = count + torch.arange(1, frames + 1, device=count.device, dtype=count.dtype)[:, None]
-        if self.horizon is None:
-            return 1 / number, number
-        beyond = (number - self.horizon).clamp(min=0)
-        held = number.clamp(max=self.horizon)
-        return 1 / held, held * (self.horizon / (self.horizon - 1)) ** beyond
-
 
 def advance(count: Tensor, frames: int, horizon: int | None) -> Tensor:
     """Number of frames behind the statistics after ``frames`` more."""
     return count + frames if horizon is None else (count + frames).clamp(max=horizon)
+
+
+def frame_weights(count: Tensor, frames: int, horizon: int | None) -> tuple[Tensor, Tensor]:
+    """Share of each new frame in the statistics, and the sum of weights up to it, ``(batch, 1, frame, 1)``."""
+    number = count + torch.arange(1, frames + 1, device=count.device, dtype=count.dtype)[:, None]
+    if horizon is None:
+        return 1 / number, number
+    beyond = (number - horizon).clamp(min=0)
+    held = number.clamp(max=horizon)
+    return 1 / held, held * (horizon / (horizon - 1)) ** beyond
+
+
+def frame_shares(count: Tensor, frames: int, horizon: int | None) -> Tensor:
+    """Share of each new frame in the statistics after itself and after each later one, ``(batch, 1, after, frame)``."""
+    share, total = frame_weights(count, frames, horizon)
+    return ((share * total).transpose(2, 3) / total).tril()

@@ -421,3 +421,37 @@ def test_recordings_as_people_have_them(run, home, tmp_path):
     measured_study(home, changes | {"trials": 1, "seed": 8})
     line = refused_at_the_end(run, "launch", "tiny", "--force", "--json")
     assert "nan.wav" in line
+
+
+def write_recordings(folder):
+    """The manifest of six short recordings, one of each kind and split."""
+    rows = ["path,split"]
+    for kind in ("clean", "noise"):
+        (folder / kind).mkdir(parents=True)
+        for number, split in enumerate(["train", "valid", "test"]):
+            sound = tone(2 * RATE) if kind == "clean" else np.random.default_rng(number).normal(0, 0.02, 2 * RATE)
+            soundfile.write(folder / kind / f"{number}.flac", sound, RATE)
+            rows.append(f"{kind}/{number}.flac,{split}")
+    (folder / "MANIFEST.csv").write_text("\n".join(rows))
+    return folder / "MANIFEST.csv"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_network_on_waves_from_training_to_use(run, refused, tmp_path, causal):
+    source = f'manifest = "{write_recordings(tmp_path / "audio")}"\nsegment_s = 0.5\n'
+    small = f"filters = 8\nbottleneck = 4\nhidden = 8\nlayers = 2\ncausal = {str(causal).lower()}\n"
+    (tmp_path / "waves.toml").write_text(
+        f'[student]\nfamily = "conv_tasnet"\n{small}[distill.schedule]\nkind = "supervised"\n'
+        f"[train]\nsteps = 2\nbatch = 1\n[data.train]\n{source}[data.valid]\n{source}count = 1\n"
+    )
+    code, out, err = run("train", tmp_path / "waves.toml", "--json")
+    assert code == 0, err
+    soundfile.write(tmp_path / "in.wav", tone(RATE + 1), RATE)
+    enhance = ["enhance", tmp_path / "waves" / "model.safetensors", tmp_path / "in.wav", tmp_path / "out.wav"]
+    if causal:
+        assert json.loads(out)["export_error"] < 1e-4
+        assert run(*enhance)[0] == 0 and run("enhance", tmp_path / "waves", *enhance[2:])[0] == 0
+        assert soundfile.info(tmp_path / "out.wav").frames == RATE + 1
+    else:
+        assert json.loads(out)["export_error"] is None and not (tmp_path / "waves" / "model.onnx").exists()
+        assert "student.causal = false" in refused(*enhance)

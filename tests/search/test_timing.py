@@ -111,6 +111,11 @@ def test_speech_like_has_its_parts_and_its_level():
         assert 10 * np.log10(np.mean(part**2)) == pytest.approx(-25, abs=1.0)
 
 
+def test_hops_of_a_wave_follow_each_other():
+    hops = timing.signal_frames([1, 128], {"contract": "wave", "sample_rate": "16000"})
+    assert np.array_equal(hops.reshape(-1), timing.speech_like(64 * 128, 16_000)) and hops.shape == (64, 1, 128)
+
+
 def test_frames_are_spectra_for_an_enhancer_and_noise_for_others():
     spectra = timing.signal_frames([1, 257, 1, 2], {"hop_length": "128"})
     assert spectra.shape == (64, 1, 257, 1, 2)
