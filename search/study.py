@@ -195,7 +195,11 @@ def _check_space(study: StudyDefinition, where: str) -> None:
     _check_keys(study, where)
     check_conditions(study.space)
     for document in [study.document({}), *study.documents(), *(study.document(first) for first in study.first())]:
-        parse(DistillConfig, document, where)
+        config = parse(DistillConfig, document, where)
+        if not config.student.causal:
+            raise InputError(
+                f"{where}: student.causal = false: a network that cannot stream fits no device, it can only teach"
+            )
     for settings in study.enqueue:
         for key, value in settings.items():
             if not study.space[key].holds(value):

@@ -69,6 +69,9 @@ def _runner(path: Path, session: Any, stft: StftConfig):
     if any(tensor.name == "mix" for tensor in inputs):
         stream = OnnxEnhancer(path, session=session, described=_described(path, session, metadata, stft))
         return lambda noisy: np.stack([stream.enhance(row) for row in noisy])
+    if metadata.get("contract") == "wave":
+        waves = OnnxEnhancer(path, session=session)
+        return lambda noisy: np.stack([waves.enhance(row) for row in noisy])
     if stft.metadata():
         raise InputError(f"{path}: [teacher.stft] describes frames, but the file has no input 'mix'")
     if len(inputs) == len(outputs) == 1 and len(inputs[0].shape) == 2:

@@ -26,7 +26,7 @@ from sekd.train import Phase, Progress, Run, TrainConfig, Trainer
 
 Kind = TypeVar("Kind", bound=Recipe)
 
-CORE_VERSION = 1  # raised when the same configuration would give another result
+CORE_VERSION = 2  # raised when the same configuration would give another result
 
 
 class TeacherConfig(Frozen):

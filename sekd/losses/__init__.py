@@ -163,33 +163,41 @@ def _dispatch_dfkd(signals: Signals, config: LossConfig) -> Tensor:
     ).total
 
 
+def _equally_long(signals: Signals) -> tuple[list[Tensor], list[Tensor]]:
+    """Activations of student and teacher without the frames that only one of them computes at the end of a signal."""
+    pairs = [
+        (ours, theirs, min(ours.shape[2], theirs.shape[2])) for ours, theirs in zip(*signals.features, strict=True)
+    ]
+    return [ours[:, :, :frames] for ours, _, frames in pairs], [theirs[:, :, :frames] for _, theirs, frames in pairs]
+
+
 def _similarity(signals: Signals, config: LossConfig) -> Tensor:
     own = config.gram
     normalize = None if own.normalize == "none" else own.normalize
-    return similarity_loss(*signals.features, kind=own.kind, normalize=normalize, reduction=own.reduction)
+    return similarity_loss(*_equally_long(signals), kind=own.kind, normalize=normalize, reduction=own.reduction)
 
 
 def _flow(signals: Signals, config: LossConfig) -> Tensor:
     own = config.gram
     normalize = None if own.normalize == "none" else own.normalize
     kind: Any = own.kind  # a study that asks for another is refused before
-    return flow_loss(*signals.features, kind=kind, normalize=normalize, reduction=own.reduction)
+    return flow_loss(*_equally_long(signals), kind=kind, normalize=normalize, reduction=own.reduction)
 
 
 TERMS: dict[str, Term] = {
     "psa": Term(_psa, "clean"),
     "si_snr": Term(_si_snr, "clean"),
     "compressed": Term(_compressed, "clean"),
-    "output_l1": Term(_output_l1, "teacher"),
-    "output_l2": Term(_output_l2, "teacher"),
-    "output_psa": Term(_output_psa, "teacher"),
-    "output_si_snr": Term(_output_si_snr, "teacher"),
-    "output_compressed": Term(_output_compressed, "teacher"),
-    "dfkd": Term(_dfkd, "teacher"),
-    "dispatch_l2": Term(_dispatch_l2, "teacher"),
-    "dispatch_dfkd": Term(_dispatch_dfkd, "teacher"),
-    "similarity": Term(_similarity, "teacher", "features"),
-    "flow": Term(_flow, "teacher", "features"),
+    "output_l1": Term(_output_l1, "teacher", unit=0.021),
+    "output_l2": Term(_output_l2, "teacher", unit=0.00063),
+    "output_psa": Term(_output_psa, "teacher", unit=0.00047),
+    "output_si_snr": Term(_output_si_snr, "teacher", unit=0.001),
+    "output_compressed": Term(_output_compressed, "teacher", unit=0.31),
+    "dfkd": Term(_dfkd, "teacher", unit=0.0087),
+    "dispatch_l2": Term(_dispatch_l2, "teacher", unit=0.00047),
+    "dispatch_dfkd": Term(_dispatch_dfkd, "teacher", unit=0.0081),
+    "similarity": Term(_similarity, "teacher", "features", unit=0.17),
+    "flow": Term(_flow, "teacher", "features", unit=0.12),
 }
 
 

@@ -10,6 +10,8 @@ from onnx import TensorProto, helper
 from tiny_models import gain_onnx, noise, speech_like, wave_onnx
 
 from sekd.errors import InputError
+from sekd.export import export_onnx
+from sekd.models import ConvTasNetConfig, build
 from sekd.onnx_teacher import OnnxTeacher
 from sekd.teacher import open_teacher
 from sekd.teacher_source import StftConfig, TeacherSource
@@ -72,6 +74,15 @@ def test_waves_in_batches_and_lengths_that_the_file_has_fixed(tmp_path, shape):
     teacher = teach(wave_onnx(tmp_path / "t.onnx", shape=shape))
     noisy = signals(3)
     assert torch.allclose(teacher.enhance(noisy), 0.5 * noisy)
+
+
+def test_a_stream_of_waves_teaches_without_its_delay(tmp_path):
+    torch.manual_seed(0)
+    network = build(ConvTasNetConfig(filters=16, bottleneck=8, hidden=8, layers=2, stacks=1)).eval()
+    teacher = OnnxTeacher(export_onnx(network, tmp_path / "t.onnx").path, StftConfig())
+    noisy = torch.from_numpy(np.stack([speech_like(0.5), noise(8000, 0.1)]))
+    with torch.no_grad():
+        assert torch.allclose(teacher.enhance(noisy), network(noisy), atol=1e-4)
 
 
 def test_identity_is_the_files_bytes_and_what_the_study_says_of_it(tmp_path):
