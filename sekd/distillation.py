@@ -6,20 +6,17 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
 from sekd.checkpoint import hash_of_weights, load_model, save_model
 from sekd.config import Frozen, content_hash, parse, read_toml
 from sekd.data import DataConfig, Mixer
-from sekd.errors import InputError, nearest
-from sekd.losses import TERMS, DispatchConfig, GramConfig, LossConfig, reads_features
-from sekd.losses.gram import FLOW_KINDS
-from sekd.losses.signals import Level
+from sekd.errors import InputError
 from sekd.models import CruseConfig, Enhancer, StudentConfig, build
-from sekd.models.base import NetworkConfig
+from sekd.models.blocks import incomparable
 from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, live_features
 from sekd.preparation import (
     CORE_VERSION,
@@ -32,100 +29,11 @@ from sekd.preparation import (
     resolve,
     with_corpus,
 )
+from sekd.schedule import DistillSection
 from sekd.teacher import OwnTeacher, open_teacher
-from sekd.train import Batch, Phase, Run, TrainConfig, Trainer
+from sekd.train import Batch, Run, TrainConfig, Trainer
 
 LEAST_BATCH = 16  # signals that a similarity term needs to compare
-
-ScheduleKind = Literal["supervised", "one_step", "two_step", "two_step_kept"]
-
-
-class ScheduleConfig(Frozen):
-    """When the student listens to the teacher (Daod Nathoo et al. 2024, section 2.4: gamma is ``kd_weight``).
-
-    ``supervised``: never. ``one_step``: always, beside the clean signal. ``two_step``: the teacher alone for
-    ``kd_only_fraction`` of the steps, then the clean signal alone. ``two_step_kept``: then both.
-    """
-
-    kind: ScheduleKind = "one_step"
-    kd_only_fraction: float = 0.25
-    kd_weight: float = 0.5
-
-    @model_validator(mode="after")
-    def _in_range(self) -> ScheduleConfig:
-        for key in ("kd_only_fraction", "kd_weight"):
-            if not 0 < getattr(self, key) < 1:
-                raise ValueError(f"{key} = {getattr(self, key)} must lie between 0 and 1")
-        return self
-
-
-class DistillSection(Frozen):
-    """Which terms, how they are weighted and when."""
-
-    supervised: dict[str, float] = {"compressed": 1.0}
-    term: str | dict[str, float] = "dispatch_l2"  # what follows the teacher: one term, or several with their weights
-    # Multiplies the teacher's terms before kd_weight; None: each by its own unit, which makes terms comparable.
-    kd_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
-    dispatch: DispatchConfig = DispatchConfig()
-    gram: GramConfig = GramConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    loss_level: Level = "mixture"
-
-    @field_validator("supervised")
-    @classmethod
-    def _supervised_terms(cls, value: dict[str, float]) -> dict[str, float]:
-        return _known_terms(value, "clean")
-
-    @field_validator("term")
-    @classmethod
-    def _teacher_term(cls, value: str | dict[str, float]) -> str | dict[str, float]:
-        _known_terms({value: 1.0} if isinstance(value, str) else value, "teacher")
-        return value
-
-    @model_validator(mode="after")
-    def _flow_of_a_kind_that_exists(self) -> DistillSection:
-        if "flow" in self.taught and self.gram.kind not in FLOW_KINDS:
-            raise ValueError(f"gram.kind = {self.gram.kind!r}: the term 'flow' knows {' and '.join(FLOW_KINDS)}")
-        return self
-
-    @property
-    def taught(self) -> dict[str, float]:
-        """The terms that follow the teacher and their weights."""
-        weights = {self.term: 1.0} if isinstance(self.term, str) else self.term
-        return {name: weight * (self.kd_scale or TERMS[name].unit) for name, weight in weights.items()}
-
-    @property
-    def reads_features(self) -> bool:
-        """Whether a term of the schedule compares what happens inside student and teacher."""
-        return self.schedule.kind != "supervised" and reads_features(self.taught)
-
-    @property
-    def loss(self) -> LossConfig:
-        return LossConfig(dispatch=self.dispatch, gram=self.gram, level=self.loss_level)
-
-    def phases(self, steps: int) -> list[Phase]:
-        """The schedule as phases of weighted terms; their steps sum to ``steps``."""
-        schedule = self.schedule
-        taught = self.taught
-        mixed = {name: (1 - schedule.kd_weight) * weight for name, weight in self.supervised.items()}
-        mixed |= {name: schedule.kd_weight * weight for name, weight in taught.items()}
-        first = round(steps * schedule.kd_only_fraction)
-        return {
-            "supervised": [Phase(steps, self.supervised)],
-            "one_step": [Phase(steps, mixed)],
-            "two_step": [Phase(first, taught), Phase(steps - first, self.supervised)],
-            "two_step_kept": [Phase(first, taught), Phase(steps - first, mixed)],
-        }[schedule.kind]
-
-
-def _known_terms(value: dict[str, float], follows: str) -> dict[str, float]:
-    allowed = [name for name, term in TERMS.items() if term.follows == follows]
-    for name in value:
-        if name not in allowed:
-            raise ValueError(f"no loss term {name!r} that follows the {follows} signal{nearest(name, allowed)}")
-    if not value or min(value.values()) < 0 or sum(value.values()) == 0:
-        raise ValueError("needs at least one term with a weight above 0")
-    return value
 
 
 class DistillConfig(Frozen):
@@ -178,26 +86,6 @@ class DistillConfig(Frozen):
         if self.distill.reads_features and self.teacher is not None:
             settings["features"] = self.teacher.features  # cached ones are rounded
         return content_hash([settings, hashes.model_dump(mode="json"), CORE_VERSION], 16)
-
-
-def incomparable(student: NetworkConfig, teacher: NetworkConfig) -> str | None:
-    """Why the activations of two networks cannot be compared block by block, or None."""
-    ours, theirs = student.blocks, teacher.blocks
-    if ours and ours == theirs:
-        return None
-    shown = [
-        f"{who} ({getattr(config, 'family', '?')}) has {_grids(config)}"
-        for who, config in (("the student", student), ("the teacher", teacher))
-    ]
-    return f"cannot compare them: {shown[0]}, {shown[1]}; choose a term on outputs, or networks with equal blocks"
-
-
-def _grids(config: NetworkConfig) -> str:
-    if not config.blocks:
-        return "no blocks to compare"
-    hops = sorted({block.hop for block in config.blocks})
-    freqs = ", ".join(str(block.freqs) for block in config.blocks)
-    return f"blocks of {freqs} frequencies every {' or '.join(map(str, hops))} samples"
 
 
 def _named(weights: dict[str, float]) -> str:

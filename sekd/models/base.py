@@ -12,19 +12,13 @@ from torch import Tensor, nn
 
 from sekd.config import Frozen
 from sekd.errors import InputError
+from sekd.models.blocks import Block
 
 SAMPLE_RATE = 16000
 STATE_NAMES = ("conv_cache", "tra_cache", "inter_cache")  # the three that sherpa-onnx carries
 CHUNK_FRAMES = 1000  # long signals go through in pieces, so that memory does not grow with them
 
 Contract = Literal["spectrum", "wave"]  # what one step takes: an STFT frame, or a hop of samples
-
-
-class Block(NamedTuple):
-    """Grid of a block's output: two networks can be compared block by block where all grids are equal."""
-
-    hop: int  # samples between frames
-    freqs: int
 
 
 class State(NamedTuple):

@@ -10,13 +10,13 @@ import torch
 from check_signals import generator
 
 from sekd.config import parse
-from sekd.distillation import DistillSection, ScheduleConfig
 from sekd.errors import InputError
 from sekd.losses import TERMS, DispatchConfig, LossConfig
 from sekd.losses.dispatch import dispatch_l2, dispatch_l2_spectral, patch_sums, select
 from sekd.losses.output_kd import output_l2
 from sekd.losses.signals import Signals, stft
 from sekd.losses.supervised import compressed, compressed_spectral, negative_si_snr, psa, psa_spectral
+from sekd.schedule import DistillSection, ScheduleConfig
 
 
 def test_check_signals_are_the_published_ones(golden):
