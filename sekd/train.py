@@ -18,6 +18,7 @@ from sekd.config import Frozen
 from sekd.errors import InputError
 from sekd.losses import TERMS, LossConfig, reads_features
 from sekd.losses.signals import Signals
+from sekd.memory import keep_freed_memory
 from sekd.models import Enhancer
 from sekd.models.base import keep_denormals
 
@@ -93,6 +94,7 @@ class Trainer:
             NotFinite: a loss is NaN or infinite; the message names the step and the terms.
         """
         keep_denormals()
+        keep_freed_memory()
         self.model.train()
         if run.checkpoint is not None and run.checkpoint.exists():
             self.load(run.checkpoint)
