@@ -24,6 +24,8 @@ from search.study import StudyDefinition, cache_folder, read_study
 from search.trial import Job, Shared
 from sekd.config import content_hash, parse
 from sekd.distillation import DistillConfig
+from sekd.models import build
+from sekd.pool import activations_bytes, rows_of
 from sekd.train import Trainer
 
 AXES = ("latency_ms", "paced_p95_ms", "macs_per_s", "weight_kib", "state_kib", "parameters")
@@ -121,7 +123,6 @@ def _step_seconds(study: StudyDefinition, params: Mapping[str, Any]) -> float:
     """Time of one training step of a student from the middle of the sample, on noise that is thrown away."""
     import torch
 
-    from sekd.models import build
     from sekd.train import Batch
 
     config = parse(DistillConfig, study.document(params), study.name)
@@ -148,8 +149,11 @@ def _seconds(study: StudyDefinition, config: DistillConfig, step_s: float) -> fl
 
 
 def _disk_mib(study: StudyDefinition, config: DistillConfig, records: list[TrialRecord]) -> float:
-    """Pool with teacher outputs, and both forms of each trained student."""
+    """Pool with teacher outputs and perhaps activations, and both forms of each trained student."""
     pool = 3 * config.data.train.pool_minutes * 60 * 16000 * 2
+    teacher, train = config.teacher, config.data.train
+    if study.reads_features and teacher is not None and teacher.network is not None and teacher.features == "cached":
+        pool += activations_bytes(build(teacher.network), rows_of(train), train.samples)
     weights = [record.cost.weight_bytes for record in records if record.cost is not None]
     return round((pool + study.trials * 2 * statistics.mean(weights)) / 2**20)
 

@@ -58,7 +58,7 @@ class RowsWriter:
 
 def write_pool(folder: Path, recipe: TrainRecipe, mixer: Mixer, tell: Tell) -> None:
     """Mixes ``pool_minutes`` of segments into ``folder``."""
-    rows = max(1, round(recipe.pool_minutes * 60 / recipe.segment_s))
+    rows = rows_of(recipe)
     noisy, clean = (RowsWriter(folder, name, rows, recipe.samples) for name in ("noisy", "clean"))
     for row in range(rows):
         segment = mixer.segment(row)
@@ -82,10 +82,14 @@ def write_outputs(folder: Path, pool: Path, enhance: Enhance, tell: Tell, *, bat
     writer.close()
 
 
-def activations_bytes(pool: Path, teacher: Enhancer) -> int:
-    """What ``write_activations`` would write."""
-    noisy = Rows(pool, "noisy")
-    return 2 * len(noisy) * sum(x[0].numel() for x in _activations(teacher, noisy[:1]))
+def activations_bytes(teacher: Enhancer, rows: int, samples: int) -> int:
+    """What ``write_activations`` would write for a pool of ``rows`` segments."""
+    return 2 * rows * sum(x.numel() for x in _activations(teacher, torch.zeros(1, samples)))
+
+
+def rows_of(recipe: TrainRecipe) -> int:
+    """Segments of the pool of ``recipe``."""
+    return max(1, round(recipe.pool_minutes * 60 / recipe.segment_s))
 
 
 @torch.no_grad()

@@ -15,11 +15,11 @@ from sekd.audio import write_audio
 from sekd.cache import build_once, write_json
 from sekd.checkpoint import save_model
 from sekd.config import Frozen, content_hash, expand_path
-from sekd.data import DEMO, DataConfig, Mixer, Recipe, ValidRecipe, recipe_hash
+from sekd.data import DEMO, DataConfig, Mixer, Recipe, TrainRecipe, ValidRecipe, recipe_hash
 from sekd.errors import InputError
 from sekd.losses import LossConfig
 from sekd.models import StudentConfig, build
-from sekd.pool import LiveBatches, activations_bytes, write_activations, write_outputs, write_pool
+from sekd.pool import LiveBatches, activations_bytes, rows_of, write_activations, write_outputs, write_pool
 from sekd.teacher import OwnTeacher, Teacher, open_teacher
 from sekd.teacher_source import StftConfig, TeacherSource, absolute_reference, split_reference
 from sekd.train import Phase, Progress, Run, TrainConfig, Trainer
@@ -101,7 +101,7 @@ class Reporter:
         def tell(share: float) -> None:
             nonlocal last
             now = time.monotonic()
-            if self.say is not None and now - last >= self.every_s and 0 < share < 1:
+            if self.say is not None and now - last >= self.every_s and 0.02 < share < 1:
                 last = now
                 left = (now - started) * (1 - share) / share
                 self.say(f"{what}: {share:.0%}, about {left:.0f} s left")
@@ -134,6 +134,8 @@ def prepare(
     report = Reporter(say)
     source = None if teacher is None else teacher.source
     given = None if source is None else open_teacher(source, trust_code=trust_code)  # before anything takes minutes
+    if features and teacher is not None and teacher.features == "cached":
+        _check_room(teacher, given, data.train)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,26 +175,34 @@ def prepare(
     hashes = Hashes(pool=pool_hash, valid=valid_hash, teacher=opened.identity)
     kept = None
     if features and teacher.features == "cached":
-        kept = _activations(cache, pool_folder, opened, hashes, teacher.features_gib, report)
+        kept = _activations(cache, pool_folder, opened, hashes, report)
     return Prepared(pool_folder, valid_folder, source, made, hashes, kept)
 
 
-def _activations(
-    cache: Path, pool: Path, teacher: Teacher, hashes: Hashes, limit_gib: float, report: Reporter
-) -> Path | None:
-    """The cached activations; None of a teacher that shows none.
+def _check_room(config: TeacherConfig, given: Teacher | None, train: TrainRecipe) -> None:
+    """Refuses activations that would take more disk than ``features_gib``.
 
     Raises:
-        InputError: they would take more than ``limit_gib``.
+        InputError: says how much they would take.
     """
+    if isinstance(given, OwnTeacher):
+        network = given.model
+    elif config.network is not None:
+        network = build(config.network)
+    else:
+        return
+    gib = activations_bytes(network, rows_of(train), train.samples) / 2**30
+    if gib > config.features_gib:
+        raise InputError(
+            f"teacher.features_gib = {config.features_gib:g}: the teacher's activations would take {gib:.2g} GiB of "
+            'disk; raise it, lower data.train.pool_minutes, or set teacher.features = "live"'
+        )
+
+
+def _activations(cache: Path, pool: Path, teacher: Teacher, hashes: Hashes, report: Reporter) -> Path | None:
+    """The cached activations; None of a teacher that shows none."""
     if not isinstance(teacher, OwnTeacher) or not teacher.blocks:
         return None
-    gib = activations_bytes(pool, teacher.model) / 2**30
-    if gib > limit_gib:
-        raise InputError(
-            f"teacher.features_gib = {limit_gib:g}: the teacher's activations would take {gib:.2g} GiB of disk; "
-            'raise it, lower data.train.pool_minutes, or set teacher.features = "live"'
-        )
 
     def write(folder: Path) -> None:
         with report.task("keeping the teacher's activations over the training audio") as tell:
