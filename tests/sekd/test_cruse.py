@@ -63,6 +63,15 @@ def test_published_sizes(config, parameters, published_macs):
     assert sum(operators.values()) + operators["conv_transpose"] == published_macs
 
 
+@pytest.mark.parametrize(
+    "channels, parameters",
+    [((8, 8, 16, 24), 30_609), ((8, 32, 64, 64), 242_681), ((16, 32, 64, 64), 246_097), ((16, 32, 64, 80), 347_633)],
+)
+def test_sizes_that_fit_the_other_published_students(channels, parameters):
+    """Of 0.03, 0.24 (two candidates) and 0.35 M parameters; their widths were not published."""
+    assert sum(parameter.numel() for parameter in build(CruseConfig(channels=channels)).parameters()) == parameters
+
+
 def test_the_teacher_streams_as_it_runs_at_once(synthetic):
     network = untrained(TEACHER)
     with torch.no_grad():
