@@ -97,7 +97,7 @@ def train(options: Namespace) -> int:
     run = Run(torch_device=options.torch_device, on_progress=progress)
     student = distill(config, cache=cache_folder(), folder=out, run=run, say=say, trust_code=options.trust_code)
     # A network that cannot stream is made to teach, and a teacher is its weights.
-    export = export_onnx(student.model, out / "model.onnx") if config.student.causal else None
+    export = export_onnx(student.model, out / "model.onnx") if config.student.streams else None
     document = {
         "model": str(export.path if export else out / "model.safetensors"),
         "weights_hash": hash_of_weights(student.model),

@@ -196,7 +196,7 @@ def _check_space(study: StudyDefinition, where: str) -> None:
     check_conditions(study.space)
     for document in [study.document({}), *study.documents(), *(study.document(first) for first in study.first())]:
         config = parse(DistillConfig, document, where)
-        if not config.student.causal:
+        if not config.student.streams:
             raise InputError(
                 f"{where}: student.causal = false: a network that cannot stream fits no device, it can only teach"
             )

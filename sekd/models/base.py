@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +32,10 @@ class State(NamedTuple):
 class NetworkConfig(Frozen):
     """What builds a network: a family and its sizes."""
 
-    if TYPE_CHECKING:
-        causal: bool = True  # whether the network can run on a stream; one that cannot may only teach
-    else:
-
-        def __getattr__(self, name: str) -> Any:
-            """Causal, unless a family has a field that says otherwise: a property would hide such a field."""
-            return True if name == "causal" else super().__getattr__(name)
+    @property
+    def streams(self) -> bool:
+        """Whether the network is causal, and so can run on a stream; one that cannot may only teach."""
+        return True
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -212,7 +209,7 @@ class WaveEnhancer(Enhancer):
 
 def require_causal(config: NetworkConfig) -> None:
     """Raises InputError where the network needs all of a signal before it gives back any."""
-    if not config.causal:
+    if not config.streams:
         raise InputError("student.causal = false: a network that hears whole signals cannot stream; it can only teach")
 
 

@@ -38,6 +38,10 @@ class ConvTasNetConfig(NetworkConfig):
     norm_horizon_s: float | None = 10.0  # None: the published cLN, which never forgets
 
     @property
+    def streams(self) -> bool:
+        return self.causal
+
+    @property
     def stride(self) -> int:
         """Samples between the encoder's frames."""
         return self.kernel // 2
