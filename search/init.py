@@ -31,15 +31,18 @@ network = {{ channels = [8, 32, 64, 64] }}
 train = {{ steps = 3000, batch = 8, lr = 3e-3 }}
 
 [base]                   # what is not searched
-train = {{ steps = 1000, batch = 8, lr = 3e-3 }}
+train = {{ steps = 800, batch = 16, lr = 3e-3 }}   # similarities compare the signals of a batch: at least 16
 
 [space]                  # what is: choice, int or float; `when` makes a key depend on another
 "student.width" = {{ choice = [4, 6, 8, 12, 16] }}
 "distill.schedule.kind" = {{ choice = ["supervised", "one_step", "two_step", "two_step_kept"] }}
 "distill.schedule.kd_only_fraction" = {{ float = [0.1, 0.5], step = 0.1, when = "distill.schedule.kind starts with two_step" }}
 "distill.schedule.kd_weight" = {{ float = [0.2, 0.8], step = 0.2, when = "distill.schedule.kind is not supervised" }}
-"distill.dispatch.patch" = {{ int = [10, 80], step = 10, when = "distill.schedule.kind is not supervised" }}
-"distill.dispatch.keep" = {{ float = [0.4, 1.0], step = 0.2, when = "distill.schedule.kind is not supervised" }}
+"distill.term" = {{ choice = ["dispatch_l2", "dispatch_dfkd", "similarity"], when = "distill.schedule.kind is not supervised" }}
+"distill.dispatch.patch" = {{ int = [10, 40], step = 10, when = "distill.term is dispatch_l2" }}
+"distill.dispatch.low_patch" = {{ int = [5, 40], step = 5, when = "distill.term is dispatch_dfkd" }}
+"distill.dispatch.high_patch" = {{ int = [10, 80], step = 10, when = "distill.term is dispatch_dfkd" }}
+"distill.dispatch.keep" = {{ float = [0.4, 1.0], step = 0.2, when = "distill.term starts with dispatch" }}
 "train.lr" = {{ choice = [1e-3, 2e-3, 4e-3] }}
 """
 
