@@ -93,6 +93,15 @@ def settings(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     return [{short[name]: one[name] for name in varying if name in one} for one in full]
 
 
+def shared_settings(records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """What ``settings`` leaves out: parameters by short name that have one value in all of two or more ``records``."""
+    full: list[dict[str, Any]] = [{**record.params, **record.variant} for record in records]
+    same = [name for name in full[0] if all(one.get(name) == full[0][name] for one in full)] if len(full) > 1 else []
+    if not same or len(same) == len({name for one in full for name in one}):  # then ``settings`` shows them all
+        return {}
+    return {short: full[0][name] for name, short in _short_names(same).items()}
+
+
 def settings_text(values: Mapping[str, Any]) -> str:
     """``width 16, kind two_step``."""
     return ", ".join(f"{name} {_plain(value)}" for name, value in values.items()) or ABSENT

@@ -8,7 +8,17 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from search.labels import ABSENT, QUANTITIES, figure, heading, kind_of, settings, settings_text, shown
+from search.labels import (
+    ABSENT,
+    QUANTITIES,
+    figure,
+    heading,
+    kind_of,
+    settings,
+    settings_text,
+    shared_settings,
+    shown,
+)
 from search.record import TrialRecord
 from search.selection import LIMITS, fits
 
@@ -33,6 +43,8 @@ def front_table(
     for record, values in zip(records, settings(records), strict=True):
         figures = [figure(record, name, device, kind) for name in columns]
         table.add_row(str(record.number), Text(settings_text(values)), *(Text(text) for text in figures))
+    if alike := shared_settings(records):
+        table.caption = f"all: {settings_text(alike)}"
     return table
 
 

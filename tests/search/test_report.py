@@ -227,3 +227,15 @@ def test_the_png_is_a_png_and_leaves_nothing_else(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.png", "g.png"]
     data = (tmp_path / "f.png").read_bytes()
     assert data.startswith(b"\x89PNG") and int.from_bytes(data[16:20]) == 1600
+
+
+def test_what_all_students_of_a_table_share_is_said_below_it():
+    first, second = student(0), student(1)
+    same = {"distill.term": "similarity", "distill.schedule.kd_weight": 0.4}
+    records = [
+        record.model_copy(update={"params": {"student.width": width, **same}})
+        for record, width in ((first, 4), (second, 8))
+    ]
+    text = printed(front_table(records, OBJECTIVES, DEVICE))
+    assert "all: term similarity, kd_weight 0.4" in text and "width 8" in text
+    assert "all:" not in printed(front_table(records[:1], OBJECTIVES, DEVICE))
