@@ -10,11 +10,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from search.record import Cost
-from sekd.config import Frozen, parse, read_toml
+from search.record import Cost, Kind
+from sekd.config import Frozen, expand_path, parse, read_toml
 from sekd.errors import InputError, nearest
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
+# Whatever onnxruntime calls them: a device's own build may have any of these.
+Provider = Literal[
+    "CPUExecutionProvider", "XnnpackExecutionProvider", "ACLExecutionProvider", "ArmNNExecutionProvider",
+    "DnnlExecutionProvider", "OpenVINOExecutionProvider", "NnapiExecutionProvider", "CoreMLExecutionProvider",
+    "QNNExecutionProvider", "DmlExecutionProvider", "CUDAExecutionProvider",
+]  # fmt: skip
 Cores = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -26,7 +32,13 @@ class DeviceProfile(Frozen):
     # local: onnxruntime here. agent: onnxruntime on the device. model: predicted. unmeasured: not yet known.
     latency: Literal["local", "agent", "model", "unmeasured"]
     threads: Annotated[int, Field(ge=1)] = 1
+    spinning: bool = False  # whether onnxruntime's threads burn the core while they wait
+    provider: Provider = "CPUExecutionProvider"
     cores: Cores | None = None  # indices to pin to; free where absent
+    reserve: bool = False  # nothing of ours but measurements runs on ``cores``; training then goes on meanwhile
+    url: str | None = None  # of the agent; its token comes from the environment, never from here
+    ca_file: str | None = None  # certificate of the agent, where no public authority signed it
+    cost_model: str | None = None  # written by `sekd calibrate`
     hop_budget_share: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = None
     memory_kib: Positive | None = None  # activations and streaming state
     flash_kib: Positive | None = None  # weights
@@ -36,6 +48,22 @@ class DeviceProfile(Frozen):
     macs_per_s_budget: Positive | None = None
     per_node_us: Annotated[FiniteFloat, Field(ge=0)] | None = None  # fixed time of one operator call
     sources: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """What a latency on this device is."""
+        kinds: dict[str, Kind] = {"local": "measured", "agent": "measured", "model": "predicted"}
+        return kinds.get(self.latency, "unmeasured")
+
+    @model_validator(mode="after")
+    def _complete(self) -> DeviceProfile:
+        wanted = {"agent": "url", "model": "cost_model"}
+        for latency, key in wanted.items():
+            if (self.latency == latency) != (getattr(self, key) is not None):
+                raise ValueError(f'latency = "{latency}" and {key} go together')
+        if self.reserve and self.cores is None:
+            raise ValueError("reserve = true needs cores")
+        return self
 
     @model_validator(mode="after")
     def _every_number_has_a_source(self) -> DeviceProfile:
@@ -86,7 +114,11 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
 
 
 def _read(path: Path) -> DeviceProfile:
-    profile = parse(DeviceProfile, read_toml(path), str(path))
+    document = read_toml(path)
+    for key in ("ca_file", "cost_model"):
+        if isinstance(document.get(key), str):
+            document[key] = str(expand_path(document[key], path.resolve().parent))  # type: ignore[index]
+    profile = parse(DeviceProfile, document, str(path))
     if profile.name != path.stem:
         raise InputError(f"{path}: name = '{profile.name}' must equal the file's name, '{path.stem}'")
     return profile

@@ -18,6 +18,10 @@ CONTENDED_CORES = 0.25  # of other processes: above what an idle system's own se
 Source = Literal["local", "agent", "model"]
 
 
+class MeasurementFailed(Exception):
+    """No latency could be had; one line says why. There is no number then, not even a bad one."""
+
+
 class Spread(Frozen):
     """Percentiles of ``n`` calls, ms; None where ``n`` is too small for one (7, 90 and 459).
 
@@ -52,6 +56,7 @@ class Latency(Frozen):
     p99_ms: FiniteFloat | None = None
     hop_ms: FiniteFloat | None = None
     rtf: FiniteFloat | None = None
+    interval_ms: tuple[FiniteFloat, FiniteFloat] | None = None  # 90 % interval of a predicted p50
     n: int = 0
     flags: list[str] = Field(default_factory=list)
     burst: Spread | None = None

@@ -13,13 +13,14 @@ import torch
 from search.cost import cost_of
 from search.device import check_fits
 from search.device_lock import DeviceLock
-from search.measure import MeasurementFailed, measure
+from search.measure import SCREENING, Level, MeasurementFailed, measure
+from search.network_latency import network_latency
 from search.record import Cost, Score, Seconds, TrialRecord, Violation
 from search.selection import fits
-from search.trial import Job
+from search.trial import Job, Shared
 from sekd.audio import read_audio
 from sekd.cache import locked, write_json
-from sekd.config import content_hash, parse
+from sekd.config import parse
 from sekd.distillation import DistillConfig, distill
 from sekd.errors import InputError
 from sekd.export import Export, export_error, export_onnx
@@ -30,7 +31,6 @@ from sekd.train import NotFinite, Progress, Run
 
 TOLERANCE = 1e-4  # of the export against torch, relative to the RMS of the output
 DRIFT = 0.10  # between the untrained and the trained file's latency: beyond, the record says so
-ATTEMPTS = 3  # at a measurement without a flag
 COST_LIMITS = ("macs_per_s", "weight_kib", "state_kib")  # known before anything is run
 
 Tell = Callable[[str, float], None]  # stage and share of it done
@@ -146,7 +146,7 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
     started = time.monotonic()
     latency: dict[str, Any] = {"kind": "unmeasured", "source": None}
     if job.shared.latency_wanted:
-        latency = _latency_of(job, config, export, cost, lock)
+        latency = _latency_of(job, export, cost, lock)
     seconds = time.monotonic() - started
     seen = early.model_copy(update={"latency": {device.name: latency}})
     _reject(fits(seen, job.limits, device.name), "over budget", cost, latency)
@@ -161,23 +161,16 @@ def _reject(violations: list[Violation], what: str, cost: Cost, latency: dict[st
         raise Rejected(f"{what}: {told}", violations, cost, latency)
 
 
-def _latency_of(job: Job, config: DistillConfig, export: Export, cost: Cost, lock: DeviceLock) -> dict[str, Any]:
-    """The network's latency, measured once in a study however many trials share the network."""
-    network = content_hash([config.student.model_dump(mode="json"), job.shared.frames])
-    known = job.shared.measured / f"{job.shared.device.name}-{network}.json"
-    if known.exists():
-        return json.loads(known.read_text())
+def _latency_of(job: Job, export: Export, cost: Cost, lock: DeviceLock) -> dict[str, Any]:
+    shared = job.shared
     try:
-        for _ in range(ATTEMPTS):  # its flags would go with every trial of this network
-            latency = measure(export.path, job.shared.device, frames=job.shared.frames, lock=lock)
-            if not latency.flags:
-                break
+        return network_latency(export.path, shared.device, shared.measured, level=_screening(shared), lock=lock)
     except MeasurementFailed as error:
         raise Rejected(f"not measured: {error}", [], cost, None) from error
-    document = latency.model_dump(mode="json")
-    known.parent.mkdir(parents=True, exist_ok=True)
-    write_json(known, document)
-    return document
+
+
+def _screening(shared: Shared) -> Level:
+    return SCREENING._replace(paced_frames=shared.frames)
 
 
 def validation_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
@@ -225,7 +218,7 @@ def _verify(model: Enhancer, job: Job, facts: Facts, lock: DeviceLock) -> tuple[
         return facts.latency, 0.0
     started = time.monotonic()
     try:
-        again = measure(export.path, job.shared.device, frames=job.shared.frames, paced=False, lock=lock)
+        again = measure(export.path, job.shared.device, level=_screening(job.shared), lock=lock)
     except MeasurementFailed as failure:
         raise InputError(f"the trained student could not be measured: {failure}") from failure
     # Equal networks must not be told apart by noise: the network's own measurement stands, this one checks it.

@@ -33,6 +33,10 @@ class Cost(Frozen):
     weight_bytes: int
     state_bytes: int
     algorithmic_latency_ms: FiniteFloat
+    # Of the exported graph; absent in records of earlier versions.
+    graph_nodes: int | None = None
+    activation_bytes: int | None = None  # estimate of what one frame needs at once besides weights and state
+    mac_coverage: FiniteFloat | None = None  # share of the executed operators that are counted or known to be free
 
 
 class Score(Frozen):

@@ -35,7 +35,7 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
     for count, numbers in enumerate(networks.values(), 1):
         named = f"[{count}/{len(networks)}] trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
         try:
-            latency = measure(present[numbers[0]], device, frames=results.study.run.measure_frames, lock=lock)
+            latency = measure(present[numbers[0]], device, lock=lock)
         except MeasurementFailed as error:
             say(f"{named}: not measured: {error}")
             continue

@@ -1,0 +1,38 @@
+"""The latency of a network, had once in a study however many trials share it: measured, or predicted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from search.device import DeviceProfile
+from search.device_lock import DeviceLock
+from search.measure import SCREENING, Level, measure
+from sekd.cache import write_json
+from sekd.config import content_hash
+
+ATTEMPTS = 3  # at a measurement without a flag
+
+
+def network_latency(
+    model: Path, device: DeviceProfile, folder: Path, *, level: Level = SCREENING, lock: DeviceLock | None = None
+) -> dict[str, Any]:
+    """The latency of ``model`` on ``device`` as a document; what was had before is in ``folder``.
+
+    Equal networks must not be told apart by noise, hence all files of one graph share it.
+
+    Raises:
+        MeasurementFailed: it could not be had.
+    """
+    known = folder / f"{device.name}-{content_hash(model.read_bytes().hex(), 16)}-{level.name}.json"
+    if known.exists():
+        return json.loads(known.read_text())
+    for _ in range(ATTEMPTS):  # its flags would go with every trial of this network
+        latency = measure(model, device, level=level, lock=lock)
+        if not latency.flags:
+            break
+    document = latency.model_dump(mode="json")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(known, document)
+    return document
