@@ -8,11 +8,12 @@ from typing import Any
 
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock
+from search.latency import Latency
 from search.measure import SCREENING, Level, measure
 from sekd.cache import write_json
 from sekd.config import content_hash
 
-ATTEMPTS = 3  # at a measurement without a flag
+SHIFTED = 0.10
 
 
 def network_latency(
@@ -25,14 +26,21 @@ def network_latency(
     Raises:
         MeasurementFailed: it could not be had.
     """
-    known = folder / f"{device.name}-{content_hash(model.read_bytes().hex(), 16)}-{level.name}.json"
+    stem = f"{device.name}-{content_hash(model.read_bytes().hex(), 16)}-{level.name}"
+    known = folder / f"{stem}.json"
     if known.exists():
         return json.loads(known.read_text())
-    for _ in range(ATTEMPTS):  # its flags would go with every trial of this network
-        latency = measure(model, device, level=level, lock=lock)
-        if not latency.flags:
-            break
+    latency = measure(model, device, level=level, lock=lock, samples=folder / f"{stem}.npz")
+    shifted = ["shifted"] if _shifted(latency, folder / f"{device.name}-canary.json") else []
     document = latency.model_dump(mode="json")
-    folder.mkdir(parents=True, exist_ok=True)
+    document |= {"flags": [*latency.flags, *shifted], "samples": f"{folder.name}/{stem}.npz"}
     write_json(known, document)
     return document
+
+
+def _shifted(latency: Latency, first: Path) -> bool:
+    """Whether the machine is no longer as fast as when the study first measured, which the canary of then tells."""
+    if not first.exists():
+        write_json(first, {"canary_ms": latency.canary_ms, "at": latency.at})
+    reference = json.loads(first.read_text())["canary_ms"]
+    return not 1 / (1 + SHIFTED) <= latency.canary_ms / reference <= 1 + SHIFTED
