@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from search.agent.options import add_options
 from sekd.errors import InputError, nearest
 
-STUDY, CORE = "search.study_commands", "search.core_commands"
+STUDY, CORE, AGENT = "search.study_commands", "search.core_commands", "search.agent_command"
 METRIC_LIMITS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
 
 
@@ -144,6 +145,9 @@ def _core(command: Any) -> None:
     measure.add_argument("model", metavar="MODEL.onnx")
     measure.add_argument("--device", required=True, metavar="D")
     measure.add_argument("--hop-ms", type=_above_zero, metavar="X", help="where the file's metadata do not say")
+    agent = command("agent", AGENT, "serve measurements from this machine, or pack the agent for a device")
+    agent.add_argument("--pack", metavar="FILE.pyz", help="write the agent as one file, and end")
+    add_options(agent)
     train = command("train", CORE, "one distillation")
     train.add_argument("config", metavar="CONFIG.toml")
     train.add_argument("--out", metavar="DIR", help="CONFIG without .toml unless given")

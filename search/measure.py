@@ -18,6 +18,7 @@ import search
 from search.device import DeviceProfile, require_measurable
 from search.device_lock import DeviceLock
 from search.latency import Latency, MeasurementFailed, Paced, Spread, latency_from
+from search.remote import run_on_agent
 from sekd.errors import InputError
 
 __all__ = ["CERTIFICATE", "RANKING", "SCREENING", "Latency", "Level", "MeasurementFailed", "Paced", "Spread", "measure"]
@@ -139,7 +140,7 @@ def run_here(device: DeviceProfile, model: Path, request: dict[str, Any]) -> dic
     return reply
 
 
-_RUN = {"local": run_here}  # how one process is run, by the profile's ``latency``
+_RUN = {"local": run_here, "agent": run_on_agent}  # how one process is run, by the profile's ``latency``
 
 
 def _environment() -> dict[str, str]:

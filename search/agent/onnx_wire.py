@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .errors import Refused
 
 MAX_DEPTH = 64  # messages within messages; a subgraph is three of them
-MAX_FIELDS = 1_000_000  # a second of walking; weights lie in few, long fields
+MAX_FIELDS = 250_000  # a second of walking; weights lie in few, long fields
 STANDARD = (b"", b"ai.onnx")
 MICROSOFT = b"com.microsoft"
 # What onnxruntime's own quantiser writes. The domain also holds operators that open files (EPContext).

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import hmac
+import ipaddress
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 
 from .errors import UsageError
 
 TOKEN, TOKEN_FILE = "SEKD_AGENT_TOKEN", "SEKD_AGENT_TOKEN_FILE"
 SHORTEST, LONGEST = 16, 512
+PR_SET_DUMPABLE = 4
 
 
 def read_token(environ: Mapping[str, str], path: str | None = None) -> str:
@@ -48,3 +52,18 @@ def same_token(given: str, token: str) -> bool:
     """In a time that tells neither how much of ``given`` is right nor how long the token is."""
     one, other = (hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest() for text in (given, token))
     return hmac.compare_digest(one, other)
+
+
+def hide_environment() -> None:
+    """Also what the process was started with, which else stays readable under /proc."""
+    os.environ.pop(TOKEN, None)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent there stays on this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
