@@ -94,6 +94,7 @@ class Jobs:
             for job in self._jobs.values():
                 self._end(job)
             self._jobs.clear()
+            self._changed.notify_all()
         self._worker.join(10)
 
     def _end(self, job: Job) -> None:

@@ -29,7 +29,7 @@ root, module, settings = sys.argv[1:]
 sys.path.insert(0, root)
 sys.exit(importlib.import_module(module).main(settings))
 """
-PACKAGE = __package__ or ""
+PACKAGE = __name__.rpartition(".")[0]  # __package__ is not there yet while Python 3.9 loads from a zip file
 # The folder, or the .pyz, that holds this package. Resolved at once: the child works elsewhere.
 ROOT = Path(__file__).resolve().parents[len(PACKAGE.split("."))]
 
