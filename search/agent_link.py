@@ -105,6 +105,9 @@ class Link:
                 connection.request(method, path, body, {"Authorization": f"Bearer {self._token}"})
             response = connection.getresponse()
             text = response.read(MAX_ANSWER_BYTES + 1)
+            # http.client takes a header or a body that was cut off for the whole of it.
+            if response.length != 0 and len(text) <= MAX_ANSWER_BYTES:
+                raise http.client.HTTPException("not a whole answer")
         finally:
             connection.close()
         return Answer(response.status, _document(text))
@@ -114,17 +117,16 @@ class Link:
 
 
 def _address(device: DeviceProfile) -> Any:
+    where = f"device '{device.name}': url"  # not shown: what is too much in it may be a secret
     try:
         address = urlsplit(device.url or "")
         port = address.port
     except ValueError as error:
-        raise InputError(f"device '{device.name}': url: {error}") from error
-    if address.username or address.password or address.query or address.fragment or address.path not in ("", "/"):
-        # Not shown: what is too much in it may be a secret.
-        raise InputError(f"device '{device.name}': url: scheme, host and port alone; the token comes from {TOKEN}")
-    where = f"device '{device.name}': url = \"{device.url}\""
+        raise InputError(f"{where}: {error}") from error
     if address.scheme not in ("http", "https") or not address.hostname or port == 0:
         raise InputError(f"{where}: write http://HOST:PORT or https://HOST:PORT")
+    if address.username or address.password or address.query or address.fragment or address.path not in ("", "/"):
+        raise InputError(f"{where}: scheme, host and port alone; the token comes from {TOKEN}")
     if address.scheme == "http" and not is_loopback(address.hostname) and os.environ.get(INSECURE) != "1":
         raise InputError(f"{where}: the token would travel in the clear; use https, or set {INSECURE}=1")
     return address
