@@ -170,6 +170,12 @@ def _tls(options: Namespace) -> ssl.SSLContext | None:
 def _announce(agent: Agent, context: ssl.SSLContext | None) -> None:
     host, port = str(agent.server_address[0]), int(agent.server_address[1])
     shown = f"[{host}]" if ":" in host else host
-    print(f"sekd agent: listening at {'https' if context else 'http'}://{shown}:{port}", file=sys.stderr, flush=True)
+    say(f"listening at {'https' if context else 'http'}://{shown}:{port}")
+    if not (context or is_loopback(host)):
+        say("without TLS: whoever can listen on the way learns the token")
     if os.getuid() == 0:
-        print("sekd agent: running as root, whom the limit on processes does not bind", file=sys.stderr, flush=True)
+        say("running as root, whom the limit on processes does not bind")
+
+
+def say(text: str) -> None:
+    print(f"sekd agent: {text}", file=sys.stderr, flush=True)

@@ -38,12 +38,14 @@ def board(port, **changes):
     })  # fmt: skip
 
 
-def say(port, *parts, timeout_s=10.0):
-    """What comes back for raw bytes, until the other side closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
+def say(port, *parts, end=False):
+    """What comes back for raw bytes until the other side closes; with ``end`` no more of them can follow."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         with contextlib.suppress(ConnectionError):
             for part in parts:
                 connection.sendall(part.encode() if isinstance(part, str) else part)
+            if end:
+                connection.shutdown(socket.SHUT_WR)
         answer = b""
         with contextlib.suppress(ConnectionError):
             while chunk := connection.recv(65536):

@@ -11,7 +11,11 @@ def endless_model():
     body = helper.make_graph(
         [helper.make_node("Identity", ["go_on"], ["still"]), helper.make_node("Sin", ["a"], ["b"])],
         "body",
-        [VALUE("i", TensorProto.INT64, []), VALUE("go_on", TensorProto.BOOL, []), VALUE("a", TensorProto.FLOAT, [1, 4])],
+        [
+            VALUE("i", TensorProto.INT64, []),
+            VALUE("go_on", TensorProto.BOOL, []),
+            VALUE("a", TensorProto.FLOAT, [1, 4]),
+        ],
         [VALUE("still", TensorProto.BOOL, []), VALUE("b", TensorProto.FLOAT, [1, 4])],
     )
     most = numpy_helper.from_array(np.array(2**63 - 1), "most")

@@ -1,6 +1,7 @@
 """What an agent answers to requests that are wrong, slow, too many, or cut off."""
 
 import json
+import random
 import socket
 import struct
 import threading
@@ -145,7 +146,8 @@ def _packed(header, model=b"m"):
     "body",
     [
         b"", b"abc", b"\xff\xff\xff\xff", struct.pack(">I", 10) + b"{}", _packed(b""), _packed(b"[]"), _packed(b"\xff"),
-        _packed(b"{" * 9000), _packed(b"[" * 9000), _packed({}), _packed({"protocol": 2, "id": "0" * 64, "request": {}}),
+        _packed(b"{" * 9000), _packed(b"[" * 9000), _packed({}),
+        _packed({"protocol": 2, "id": "0" * 64, "request": {}}),
         _packed({"protocol": 1, "id": "0" * 64}), _packed({"protocol": 1, "id": "0" * 63, "request": {}}),
         _packed({"protocol": 1, "id": 7, "request": {}}), _packed({"protocol": 1, "id": "0" * 64, "request": []}),
         _packed({"protocol": 1, "id": "../" * 21 + "a", "request": {}}),
@@ -233,7 +235,9 @@ def test_results_expire_and_are_so_many_at_most(monkeypatch):
     kept.close()
 
 
-@pytest.mark.parametrize("parts", [("GET /v1/he",), (f"POST /v1/jobs HTTP/1.1\r\n{AUTHORISED}Content-Length: 9\r\n\r\n", "a")])
+@pytest.mark.parametrize(
+    "parts", [("GET /v1/he",), (f"POST /v1/jobs HTTP/1.1\r\n{AUTHORISED}Content-Length: 9\r\n\r\n", "a")]
+)
 def test_what_is_slow_is_ended_although_it_drips(port, monkeypatch, parts):
     for name in ("HEAD_S", "BODY_S"):
         monkeypatch.setattr(http_wire, name, 0.4)
@@ -277,6 +281,18 @@ def test_a_connection_dropped_at_any_stage(port, sent, reset):
     if reset:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
+    assert alive(port)
+
+
+def test_no_bytes_bring_it_down(port):
+    rng = random.Random(0)
+    good = WHOLE[: WHOLE.index(b"\r\n\r\n")] + b"\r\n\r\n" + pack_order(order("a"))
+    for _ in range(150):
+        damaged = bytearray(good)
+        for _ in range(rng.choice((1, 3, 20))):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        answer = say(port, bytes(damaged[: rng.randrange(len(damaged))]), end=True)
+        assert not answer or status(answer) >= 400
     assert alive(port)
 
 

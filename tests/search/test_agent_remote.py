@@ -1,6 +1,7 @@
-"""The driver's side: what is retried, what is said at once, and that no number of this machine passes for the device's."""
+"""The driver's side: what is tried again, what is said at once, and that no number of this machine stands in."""
 
 import json
+import random
 import socket
 import ssl
 import subprocess
@@ -11,15 +12,16 @@ import time
 import pytest
 from agents import TOKEN, agent, board
 from definitions import write_definition
-from wires import dropping, serving
 from streaming_onnx import streaming_model
+from wires import dropping, serving
 
-from search import agent_link, measure, remote
+from search import agent_link, feasible, measure, remote
 from search.agent import jobs, server
 from search.agent.errors import Refused
 from search.cli import main
 from search.latency import MeasurementFailed
 from search.remote import require_agent, run_on_agent
+from search.study import read_study
 from sekd.errors import InputError
 
 
@@ -106,7 +108,9 @@ def test_a_device_that_stays_away_gives_no_number(model, monkeypatch):
     monkeypatch.setattr(measure, "run_here", None)
     port = free_port()
     began = time.monotonic()
-    with pytest.raises(MeasurementFailed, match=f"^device 'board': no agent at http://127.0.0.1:{port} for 2 s: ") as gone:
+    with pytest.raises(
+        MeasurementFailed, match=f"^device 'board': no agent at http://127.0.0.1:{port} for 2 s: "
+    ) as gone:
         measure.measure(model, board(port))
     assert "refused" in str(gone.value) and 0.5 < time.monotonic() - began < 10
 
@@ -229,7 +233,13 @@ def test_another_server_or_protocol_is_no_agent(body):
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"SSH-2.0\r\n", b"HTTP/1.0 200 OK\r\n\r\n{}", b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{", b"\xff" * 70_000],
+    [
+        b"",
+        b"SSH-2.0\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\n{}",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{",
+        b"\xff" * 70_000,
+    ],
 )
 def test_what_is_no_answer_is_no_agent(answer, model, monkeypatch):
     monkeypatch.setattr(agent_link, "AWAY_S", 0.2)
@@ -301,6 +311,19 @@ def test_measure_prints_what_the_agent_measured(tmp_path, model, capsys, ran, mo
         assert main(["measure", str(model), "--device", str(_profile(tmp_path, running.port)), "--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out)["latency"]["board"]["source"] == "agent" and TOKEN not in out
+
+
+def test_a_trial_whose_device_stays_away_is_infeasible_and_unmeasured(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent_link, "AWAY_S", 0.2)
+    monkeypatch.setenv("SEKD_CACHE", str(tmp_path / "cache"))
+    profile = _profile(tmp_path, free_port())
+    study = read_study(write_definition(tmp_path, {"device": str(profile), "budget": {"latency_ms": 1.0}}))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (record,) = feasible._records(study, [study.sample(random.Random(0))], scratch)
+    assert record.status == "INFEASIBLE" and "not measured: device 'board': no agent at" in record.reason
+    assert record.value("latency_ms", "board") is None
+    assert TOKEN not in record.model_dump_json()
 
 
 def test_the_driver_loads_no_onnxruntime():

@@ -153,7 +153,11 @@ def test_a_killed_agent_leaves_no_process_and_the_next_one_wipes_its_folder(temp
     )
     root = Path(sandbox.__file__).parents[2]
     killed = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "TMPDIR": str(temp)}
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        env={**os.environ, "TMPDIR": str(temp)},
     )
     with killed:
         pid = int(killed.stdout.readline())

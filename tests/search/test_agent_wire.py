@@ -89,7 +89,8 @@ def test_external_data_is_found_wherever_it_hides():
     ],
 )
 def test_operators_are_standard_or_of_the_quantiser(operator, domain, passes):
-    for node in (node := helper.make_node(operator, ["x"], ["y"], domain=domain), _in_branch(node)):
+    plain = helper.make_node(operator, ["x"], ["y"], domain=domain)
+    for node in (plain, _in_branch(plain)):
         if passes:
             check_model(model([node]).SerializeToString())
         else:
@@ -120,7 +121,9 @@ def test_inputs_are_tensors_with_a_shape():
     check_model(model(inputs=[value("x", ())]).SerializeToString())
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00", b"no model at all", b"\xff" * 40, b"1234ORTM" + bytes(99), b"\x3b\x3c"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00", b"no model at all", b"\xff" * 40, b"1234ORTM" + bytes(99), b"\x3b\x3c"]
+)
 def test_what_is_no_model_is_refused(content):
     refusal(content)
 
