@@ -159,7 +159,7 @@ def test_others_do_not_keep_the_device_for_ever(model, ran, monkeypatch):
     monkeypatch.setattr(remote, "BUSY_S", 0.1)
     monkeypatch.setattr(remote, "WAIT_S", 1)
     with agent() as running, pytest.raises(MeasurementFailed, match="was busy for 0.1 s"):
-        run_on_agent(board(running.port), model, {"nap_s": 3})
+        run_on_agent(board(running.port), model, {"nap_s": 1.5})
     assert len(ran) == 1
 
 
