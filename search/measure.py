@@ -94,15 +94,15 @@ def _undisturbed(
     device: DeviceProfile, model: Path, request: dict[str, Any], lock: DeviceLock | None
 ) -> dict[str, Any]:
     """The reply of a process before and after which the canary was as fast; else the last of three, marked noisy."""
-    for attempt in range(1, ATTEMPTS + 1):
+    attempts, moved = 0, True
+    while moved and attempts < ATTEMPTS:
+        attempts += 1
         # A reserved core has nothing of ours on it but measurements, which still exclude each other.
         with lock.exclusive(trainers=not device.reserve) if lock else nullcontext():
             reply = _RUN[device.latency](device, model, request)
         before, after = reply["canary_ms"]
-        moved = max(before, after) / min(before, after) - 1
-        if moved <= CANARY_MOVED:
-            break
-    return {**reply, "attempts": attempt, "canary_moved": moved > CANARY_MOVED}
+        moved = max(before, after) > (1 + CANARY_MOVED) * min(before, after)
+    return {**reply, "attempts": attempts, "canary_moved": moved}
 
 
 def keep_samples(replies: Sequence[dict[str, Any]], path: Path) -> None:
