@@ -17,10 +17,21 @@ import numpy as np
 import search
 from search.device import DeviceProfile, require_measurable
 from search.device_lock import DeviceLock
-from search.latency import Latency, MeasurementFailed, Paced, Spread, latency_from
+from search.latency import Latency, MeasurementFailed, latency_from
 from sekd.errors import InputError
 
-__all__ = ["CERTIFICATE", "RANKING", "SCREENING", "Latency", "Level", "MeasurementFailed", "Paced", "Spread", "measure"]
+__all__ = [
+    "CERTIFICATE",
+    "LEVELS",
+    "RANKING",
+    "SCREENING",
+    "Latency",
+    "Level",
+    "MeasurementFailed",
+    "Paced",
+    "Spread",
+    "measure",
+]
 
 ROOT = Path(search.__file__).parents[1]
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from search.agent.timing import main; sys.exit(main())"
@@ -43,6 +54,7 @@ class Level(NamedTuple):
 SCREENING = Level("screening", 128, 128, 1, 0.0, 5.0)  # before training: does it fit at all
 RANKING = Level("ranking", 662, 221, 3, 0.0, 20.0)  # of a front: paced, 662 frames in all three processes together
 CERTIFICATE = Level("certificate", 1024, 1024, 3, 10.0, 120.0)  # of the student that is handed over
+LEVELS = {level.name: level for level in (SCREENING, RANKING, CERTIFICATE)}
 
 
 def measure(
