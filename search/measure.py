@@ -20,18 +20,7 @@ from search.device_lock import DeviceLock
 from search.latency import Latency, MeasurementFailed, latency_from
 from sekd.errors import InputError
 
-__all__ = [
-    "CERTIFICATE",
-    "LEVELS",
-    "RANKING",
-    "SCREENING",
-    "Latency",
-    "Level",
-    "MeasurementFailed",
-    "Paced",
-    "Spread",
-    "measure",
-]
+__all__ = ["CERTIFICATE", "LEVELS", "RANKING", "SCREENING", "Latency", "Level", "MeasurementFailed", "measure"]
 
 ROOT = Path(search.__file__).parents[1]
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from search.agent.timing import main; sys.exit(main())"
