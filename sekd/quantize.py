@@ -12,13 +12,21 @@ import numpy as np
 import onnx
 
 from sekd.calibration import StreamReader
-from sekd.deployment import DeployConfig
+from sekd.deployment import DeployConfig, DType
 from sekd.export import Export, describe, export_onnx
 from sekd.int8_weights import store_as_int8
 from sekd.models import Enhancer
 from sekd.onnx_file import save_onnx
 
-Quantiser = Callable[[Path, DeployConfig, Path, Iterable[np.ndarray]], None]  # from a float file to another file
+# Operator types computed in integers; of the others, and of GRU, for which there is no kernel, only weights are int8.
+# MatMul has kernels but is not among them: in these networks it is a mel filterbank or the like, whose input spans
+# more than the 48 dB of eight bits.
+COMPUTED: dict[DType, tuple[str, ...]] = {
+    "int8_weights": (),
+    "int8_dynamic": ("Conv", "LSTM"),
+    "int8_static": ("Conv",),
+}
+Quantiser = Callable[[Path, list[str], DeployConfig, Iterable[np.ndarray]], onnx.ModelProto]
 
 
 def write_deployed(
@@ -46,81 +54,62 @@ def write_deployed(
 
 
 def quantize_onnx(source: Path, deploy: DeployConfig, path: Path, audio: Iterable[np.ndarray] = ()) -> Export:
-    """Writes the int8 form of ``source``, a file of ``export_onnx``; arguments and errors are ``write_deployed``'s."""
-    with tempfile.TemporaryDirectory(prefix="sekd.") as folder:
-        made = Path(folder) / "int8.onnx"
-        with _quiet():
-            _QUANTISERS[deploy.dtype](source, deploy, made, audio)
-        model = onnx.load(made)
-    store_as_int8(model.graph, exclude=deploy.exclude)  # what the tools have no integer kernel for
-    metadata = {entry.key: entry.value for entry in onnx.load(source).metadata_props}
-    onnx.helper.set_model_props(model, {**metadata, "dtype": deploy.dtype})
-    onnx.checker.check_model(model)
+    """Writes the form of ``source``, a file of ``export_onnx``, that ``deploy`` says; else as ``write_deployed``."""
+    model = onnx.load(source)
+    if deploy.dtype != "fp32":
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        operators = [name for name in COMPUTED[deploy.dtype] if name not in deploy.exclude]
+        if operators:  # the tools take an empty list for all
+            model = _COMPUTING[deploy.dtype](source, operators, deploy, audio)
+        store_as_int8(model.graph, exclude=deploy.exclude)
+        onnx.helper.set_model_props(model, {**metadata, "dtype": deploy.dtype})
+        onnx.checker.check_model(model)
     save_onnx(model, path)
     return describe(path)
 
 
-def _float(source: Path, deploy: DeployConfig, path: Path, audio: Iterable[np.ndarray]) -> None:
-    path.write_bytes(source.read_bytes())
-
-
-def _dynamic(source: Path, deploy: DeployConfig, path: Path, audio: Iterable[np.ndarray]) -> None:
-    """Ranges of activations are found at every step. Weights are uint8: ConvInteger has no kernel for int8 ones."""
+def _dynamic(source: Path, operators: list[str], deploy: DeployConfig, audio: Iterable[np.ndarray]) -> onnx.ModelProto:
+    """Ranges of activations are found at every step. Weights are uint8: of int8 ones older runtimes (1.20) have no kernel."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    operators = _computed(("Conv", "LSTM"), deploy)
-    if operators:
-        quantize_dynamic(source, path, op_types_to_quantize=operators, weight_type=QuantType.QUInt8)
-    else:  # an empty list would mean all
-        _float(source, deploy, path, audio)
+    with _tools() as made:
+        quantize_dynamic(source, made, op_types_to_quantize=operators, weight_type=QuantType.QUInt8)
+        return onnx.load(made)
 
 
-def _static(source: Path, deploy: DeployConfig, path: Path, audio: Iterable[np.ndarray]) -> None:
-    """Ranges of activations are those of the training audio."""
+def _static(source: Path, operators: list[str], deploy: DeployConfig, audio: Iterable[np.ndarray]) -> onnx.ModelProto:
+    """Ranges of activations are those of the training audio; uint8 with int8 weights is what onnxruntime advises."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     reader = StreamReader(source, audio, seconds=deploy.calibration_s)
-    operators = _computed(("Conv",), deploy)
-    if not operators:
-        return _float(source, deploy, path, audio)
-    quantize_static(
-        source,
-        path,
-        reader,
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=operators,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,  # with int8 weights the pair for which every processor has a kernel
-        weight_type=QuantType.QInt8,
-    )
+    with _tools() as made:
+        quantize_static(
+            source,
+            made,
+            reader,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=operators,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx.load(made)
 
 
-_QUANTISERS: dict[str, Quantiser] = {
-    "fp32": _float,
-    "int8_weights": _float,
-    "int8_dynamic": _dynamic,
-    "int8_static": _static,
-}
-
-
-def _computed(operators: tuple[str, ...], deploy: DeployConfig) -> list[str]:
-    """Operator types to compute in integers.
-
-    MatMul is not among them, though there is a kernel: in these networks it is a mel filterbank or the like, whose
-    input spans more than the 48 dB of eight bits.
-    """
-    return [name for name in operators if name not in deploy.exclude]
+_COMPUTING: dict[DType, Quantiser] = {"int8_dynamic": _dynamic, "int8_static": _static}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The tools recommend a preparation that changes nothing here, through the root logger, which they set up."""
+def _tools() -> Iterator[Path]:
+    """Where onnxruntime's tools may write. They recommend a preparation that changes nothing here, and do so through
+    the root logger, which they would set up."""
     root, before = logging.getLogger(), logging.root.manager.disable
     handler = logging.NullHandler()
     root.addHandler(handler)
     logging.disable(logging.WARNING)
     try:
-        yield
+        with tempfile.TemporaryDirectory(prefix="sekd.") as folder:
+            yield Path(folder) / "int8.onnx"
     finally:
         logging.disable(before)
         root.removeHandler(handler)
