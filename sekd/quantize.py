@@ -69,7 +69,7 @@ def quantize_onnx(source: Path, deploy: DeployConfig, path: Path, audio: Iterabl
 
 
 def _dynamic(source: Path, operators: list[str], deploy: DeployConfig, audio: Iterable[np.ndarray]) -> onnx.ModelProto:
-    """Ranges of activations are found at every step. Weights are uint8: of int8 ones older runtimes (1.20) have no kernel."""
+    """Ranges of activations are found at every step. Weights are uint8: onnxruntime 1.20 convolves no int8 ones."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _tools() as made:

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from family_contract import untrained
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from test_export import after_its_reflection, run_in_sherpa
-from tiny_models import gain_onnx, noise, speech_like
+from tiny_models import noise, speech_like
 
 from sekd.agreement import agreement_db
 from sekd.calibration import StreamReader, first_seconds
@@ -19,7 +19,6 @@ from sekd.config import parse
 from sekd.deployment import DeployConfig
 from sekd.errors import InputError
 from sekd.export import Export, describe, export_onnx
-from sekd.int8_weights import quantise, store_as_int8
 from sekd.models import ConvTasNetConfig, CruseConfig, DccrnConfig
 from sekd.quantize import quantize_onnx, write_deployed
 from sekd.streaming import OnnxEnhancer
@@ -234,60 +233,6 @@ def test_the_root_logger_stays_as_it_was(floats, tmp_path, capsys):
     quantize_onnx(floats["cruse"].path, DeployConfig(dtype="int8_static"), tmp_path / "model.onnx", AUDIO)
     assert (list(root.handlers), root.level, logging.root.manager.disable) == before
     assert capsys.readouterr() == ("", "")
-
-
-def test_a_scale_for_each_channel():
-    weight = np.array([[[1.0, -0.5], [0.0, 0.0], [254.0, 100.0]]], np.float32)
-    values, scale = quantise(weight, (0, 1))
-    assert values.tolist() == [[[127, -64], [0, 0], [127, 50]]]
-    assert np.allclose(scale[0, :, 0], [1 / 127, 1, 2])
-    assert quantise(weight, (-1,))[1].shape == (1, 1, 2)
-
-
-def graph_of(*nodes: onnx.NodeProto, **weights: np.ndarray) -> onnx.GraphProto:
-    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
-    return helper.make_graph(nodes, "g", [], [], tensors)
-
-
-def test_a_weight_that_something_else_reads_stays_in_float():
-    weight = np.random.default_rng(0).standard_normal((32, 32))
-    product = helper.make_node("MatMul", ["x", "w"], ["y"])
-    for other in (helper.make_node("Add", ["x", "w"], ["z"]), helper.make_node("Gemm", ["x", "w"], ["z"], transB=1)):
-        graph = graph_of(product, other, w=weight)
-        store_as_int8(graph)
-        assert [tensor.name for tensor in graph.initializer] == ["w"] and len(graph.node) == 2
-    graph = graph_of(product, helper.make_node("MatMul", ["v", "w"], ["z"]), w=weight)
-    store_as_int8(graph)
-    assert [tensor.name for tensor in graph.initializer] == ["w_int8", "w_int8_scale"]
-
-
-def test_a_weight_read_in_a_branch_stays_in_float():
-    branch = graph_of(helper.make_node("MatMul", ["x", "w"], ["b"]))
-    choice = helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch)
-    graph = graph_of(helper.make_node("MatMul", ["x", "w"], ["y"]), choice, w=np.ones((32, 32)))
-    store_as_int8(graph)
-    assert [tensor.name for tensor in graph.initializer] == ["w"]
-
-
-def test_a_weight_too_small_to_gain_stays_in_float():
-    graph = graph_of(helper.make_node("Conv", ["x", "w"], ["y"]), w=np.ones((8, 1, 1, 1)))
-    store_as_int8(graph)
-    assert [tensor.name for tensor in graph.initializer] == ["w"]
-
-
-def test_agreement_of_two_files(tmp_path):
-    plain, louder = gain_onnx(tmp_path / "a.onnx", gain=1.0), gain_onnx(tmp_path / "b.onnx", gain=1.0, bias=0.01)
-    assert agreement_db(plain, plain, [heard()]) == np.inf
-    one = agreement_db(louder, plain, [heard()])
-    assert one == pytest.approx(agreement_db(louder, plain, [heard(), np.zeros(1000, np.float32)]))
-    assert 0 < one < 80
-
-
-@pytest.mark.parametrize("gain, reason", [(0.0, "the estimate is silent"), (np.nan, "not finite")])
-def test_a_broken_file_is_refused(tmp_path, gain, reason):
-    plain, broken = gain_onnx(tmp_path / "a.onnx"), gain_onnx(tmp_path / "b.onnx", gain=gain)
-    with pytest.raises(InputError, match=f"b.onnx: not the network of a.onnx: .*{reason}"):
-        agreement_db(broken, plain, [heard()])
 
 
 @pytest.mark.parametrize("key", [("cruse", dtype) for dtype in ADDED] + [("dccrn", "int8_dynamic")])
