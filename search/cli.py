@@ -145,6 +145,10 @@ def _core(command: Any) -> None:
     measure.add_argument("model", metavar="MODEL.onnx")
     measure.add_argument("--device", required=True, metavar="D")
     measure.add_argument("--hop-ms", type=_above_zero, metavar="X", help="where the file's metadata do not say")
+    measure.add_argument(
+        "--level", choices=["screening", "ranking", "certificate"], default="ranking",
+        help="how much: 128 frames, 662 in each of three processes, or 1024 and 10 s in three (default: ranking)",
+    )  # fmt: skip
     agent = command("agent", AGENT, "serve measurements from this machine, or pack the agent for a device")
     agent.add_argument("--pack", metavar="FILE.pyz", help="write the agent as one file, and end")
     add_options(agent)

@@ -54,14 +54,22 @@ class DeviceLock:
         """Around one training step, some microseconds; waits while someone measures."""
         self._take()
         try:
-            fcntl.flock(self._gate, fcntl.LOCK_SH)
-            try:
-                fcntl.flock(self._main, fcntl.LOCK_SH)
-            finally:
-                fcntl.flock(self._gate, fcntl.LOCK_UN)
+            self._enter()
             yield
         finally:
             self._drop()
+
+    def breathe(self) -> None:
+        """Inside a long ``step``: whoever waits to measure goes first."""
+        fcntl.flock(self._main, fcntl.LOCK_UN)
+        self._enter()
+
+    def _enter(self) -> None:
+        fcntl.flock(self._gate, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(self._main, fcntl.LOCK_SH)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
 
     @contextmanager
     def exclusive(self, *, trainers: bool = True) -> Iterator[None]:

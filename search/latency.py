@@ -132,7 +132,11 @@ def _memory(replies: Sequence[dict[str, Any]]) -> dict[str, int | None]:
 def _pooled(summaries: Sequence[dict[str, Any]], samples_us: Sequence[Sequence[float]]) -> dict[str, Any]:
     medians = [summary["p50_ms"] for summary in summaries]
     pooled = summarise([sample / 1e6 for samples in samples_us for sample in samples])
-    return pooled | {"p50_ms": None if None in medians else statistics.median_high(medians)}
+    if None in medians:
+        return pooled | {"p50_ms": None, "p50_upper_ms": None}
+    # Processes differ by more than their samples do: the median's bound is that of the slowest of them.
+    bound = max(summary["p50_upper_ms"] for summary in summaries)
+    return pooled | {"p50_ms": statistics.median_high(medians), "p50_upper_ms": bound}
 
 
 def _paced(replies: Sequence[dict[str, Any]]) -> Paced | None:

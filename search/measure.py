@@ -17,11 +17,11 @@ import numpy as np
 import search
 from search.device import DeviceProfile, require_measurable
 from search.device_lock import DeviceLock
-from search.latency import Latency, MeasurementFailed, Paced, Spread, latency_from
+from search.latency import Latency, MeasurementFailed, latency_from
 from search.remote import run_on_agent
 from sekd.errors import InputError
 
-__all__ = ["CERTIFICATE", "RANKING", "SCREENING", "Latency", "Level", "MeasurementFailed", "Paced", "Spread", "measure"]
+__all__ = ["CERTIFICATE", "LEVELS", "RANKING", "SCREENING", "Latency", "Level", "MeasurementFailed", "measure"]
 
 ROOT = Path(search.__file__).parents[1]
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from search.agent.timing import main; sys.exit(main())"
@@ -44,6 +44,7 @@ class Level(NamedTuple):
 SCREENING = Level("screening", 128, 128, 1, 0.0, 5.0)  # before training: does it fit at all
 RANKING = Level("ranking", 662, 221, 3, 0.0, 20.0)  # of a front: paced, 662 frames in all three processes together
 CERTIFICATE = Level("certificate", 1024, 1024, 3, 10.0, 120.0)  # of the student that is handed over
+LEVELS = {level.name: level for level in (SCREENING, RANKING, CERTIFICATE)}
 
 
 def measure(
@@ -95,15 +96,15 @@ def _undisturbed(
     device: DeviceProfile, model: Path, request: dict[str, Any], lock: DeviceLock | None
 ) -> dict[str, Any]:
     """The reply of a process before and after which the canary was as fast; else the last of three, marked noisy."""
-    for attempt in range(1, ATTEMPTS + 1):
+    attempts, moved = 0, True
+    while moved and attempts < ATTEMPTS:
+        attempts += 1
         # A reserved core has nothing of ours on it but measurements, which still exclude each other.
         with lock.exclusive(trainers=not device.reserve) if lock else nullcontext():
             reply = _RUN[device.latency](device, model, request)
         before, after = reply["canary_ms"]
-        moved = max(before, after) / min(before, after) - 1
-        if moved <= CANARY_MOVED:
-            break
-    return {**reply, "attempts": attempt, "canary_moved": moved > CANARY_MOVED}
+        moved = max(before, after) > (1 + CANARY_MOVED) * min(before, after)
+    return {**reply, "attempts": attempts, "canary_moved": moved}
 
 
 def keep_samples(replies: Sequence[dict[str, Any]], path: Path) -> None:

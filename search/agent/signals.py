@@ -43,7 +43,7 @@ def audio(each: int, sample_rate: int) -> np.ndarray:
 
 
 def signal_frames(shape: Sequence[int], metadata: dict[str, str]) -> np.ndarray:
-    """What is fed in turn, ``(frame, *shape)``: spectra where the model takes one ``[1, F, 1, 2]`` frame, else samples."""
+    """What is fed in turn, ``(frame, *shape)``: spectra where the model takes ``[1, F, 1, 2]``, else samples."""
     rate = int(metadata.get("sample_rate", SAMPLE_RATE))
     if len(shape) == 4 and shape[0] == shape[2] == 1 and shape[3] == 2 and shape[1] > 1:
         return stft_frames(shape[1], int(metadata.get("hop_length", shape[1] - 1)), rate)
@@ -55,7 +55,7 @@ def stft_frames(bins: int, hop: int, sample_rate: int) -> np.ndarray:
     n_fft = 2 * (bins - 1)
     signal = audio(FRAMES_OF_EACH * hop, sample_rate)
     frames = len(signal) // hop
-    signal = np.concatenate([np.zeros(n_fft - hop), signal])  # the stream's past
+    signal = np.concatenate([np.zeros(max(n_fft - hop, 0)), signal])  # the stream's past
     pieces = np.stack([signal[i * hop : i * hop + n_fft] for i in range(frames)])
     spectrum = np.fft.rfft(pieces * np.sqrt(np.hanning(n_fft + 1)[:-1]))
     return np.stack([spectrum.real, spectrum.imag], -1)[:, None, :, None, :]

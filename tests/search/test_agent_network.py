@@ -52,12 +52,16 @@ def there(link, tmp_path):
         agent.communicate(timeout=20)
 
 
-def measured(link, profile, *arguments):
-    model = streaming_model(profile.parent / "m.onnx", hop=64)
-    command = [sys.executable, "-m", "search.cli", "measure", str(model), "--device", str(profile), "--json"]
+def measured(link, profile):
+    model = str(streaming_model(profile.parent / "m.onnx", hop=64))
+    command = [sys.executable, "-m", "search.cli", "measure", model, "--device", str(profile)]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(search.__file__).parents[1])}
     return subprocess.run(
-        ["ip", "netns", "exec", link.near, *command], env=environment, capture_output=True, text=True, timeout=120
+        ["ip", "netns", "exec", link.near, *command, "--level", "screening", "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 

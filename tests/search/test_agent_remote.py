@@ -308,7 +308,20 @@ def test_measure_prints_what_the_agent_measured(tmp_path, model, capsys, ran, mo
     with agent() as running:
         monkeypatch.undo()
         monkeypatch.setenv("SEKD_AGENT_TOKEN", TOKEN)
-        assert main(["measure", str(model), "--device", str(_profile(tmp_path, running.port)), "--json"]) == 0
+        assert (
+            main(
+                [
+                    "measure",
+                    str(model),
+                    "--device",
+                    str(_profile(tmp_path, running.port)),
+                    "--level",
+                    "screening",
+                    "--json",
+                ]
+            )
+            == 0
+        )
     out = capsys.readouterr().out
     assert json.loads(out)["latency"]["board"]["source"] == "agent" and TOKEN not in out
 
