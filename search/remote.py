@@ -17,6 +17,13 @@ from sekd.errors import InputError
 
 BUSY_S = 1800.0  # how long others may keep the device
 WAIT_S = 10  # that the agent holds an answer back: asking again and again would disturb what is measured
+REPLY = ("session_ms", "first_call_ms", "hop_ms", "burst", "burst_us", "paced", "paced_us", "paced_reason") + (
+    "canary_ms",
+    "memory_bytes",
+    "temperature_c",
+    "environment",
+)  # what becomes a latency, hence what an agent of another age may lack
+OTHER_AGE = "pack the agent again with sekd agent --pack"
 POSTS = 3  # of one order; a model that takes the whole agent down must not do so for ever
 
 
@@ -36,10 +43,16 @@ def run_on_agent(device: DeviceProfile, model: Path, request: dict[str, Any]) ->
             link.ask("DELETE", f"/v1/jobs/{order.id}", timeout_s=2.0)
         raise
     if job["state"] == "failed":
-        raise MeasurementFailed(f"{model}: {line(job.get('error'))}")
-    if not isinstance(job.get("reply"), dict):
-        raise link.failed(f"{link.url} answers without a reply")
-    return job["reply"]
+        error = line(job.get("error"))
+        raise MeasurementFailed(f"{model}: {error}{f'; {OTHER_AGE}' if 'unknown key' in error else ''}")
+    return _whole(link, job.get("reply"))
+
+
+def _whole(link: Link, reply: Any) -> dict[str, Any]:
+    lacking = [key for key in REPLY if key not in reply] if isinstance(reply, dict) else ["reply"]
+    if lacking:
+        raise link.failed(f"{link.url} answers without '{lacking[0]}': {OTHER_AGE}")
+    return reply
 
 
 def require_agent(device: DeviceProfile) -> None:

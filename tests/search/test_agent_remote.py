@@ -52,6 +52,7 @@ def ran(monkeypatch):
         return {"echo": job.order.request}
 
     monkeypatch.setattr(server, "run_job", run)
+    monkeypatch.setattr(remote, "REPLY", ("echo",))
     return found
 
 
@@ -81,6 +82,15 @@ def test_a_failure_on_the_device_is_told_as_it_is(model, ran):
     with agent() as running, pytest.raises(MeasurementFailed, match=r"m\.onnx: bad model") as failed:
         run_on_agent(board(running.port), model, {"fail": "bad\nmodel"})
     assert "\n" not in str(failed.value)
+
+
+def test_an_agent_of_another_age_is_to_be_packed_again(model, ran, monkeypatch):
+    with agent() as running:
+        with pytest.raises(MeasurementFailed, match="unknown key 'new' in the request; pack the agent again"):
+            run_on_agent(board(running.port), model, {"fail": "unknown key 'new' in the request"})
+        monkeypatch.setattr(remote, "REPLY", ("canary_ms",))
+        with pytest.raises(MeasurementFailed, match="answers without 'canary_ms': pack the agent again"):
+            run_on_agent(board(running.port), model, {})
 
 
 def test_an_agent_that_starts_late_or_anew_is_waited_for(model, ran):
