@@ -89,9 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = sorted(measured(options.folder, options.rounds), key=lambda row: row.macs_per_s)
     by_time = sorted(rows, key=lambda row: row.burst / row.hop_ms)
-    print(
-        "| network | hop ms | MMAC/s | nodes | burst p50 ms | paced p50 ms | paced p95 at most | rank by MACs | by time |"
-    )
+    print("| network | hop ms | MMAC/s | nodes | burst p50 ms | paced p50 ms | paced p95 at most | by MACs | by time |")
     print("|---|---|---|---|---|---|---|---|---|")
     for rank, row in enumerate(rows, 1):
         print(
