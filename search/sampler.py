@@ -55,7 +55,7 @@ def make_sampler(study: StudyDefinition, number: int) -> BaseSampler:
 def suggest(trial: optuna.Trial, study: StudyDefinition) -> dict[str, Any]:
     """A value for every key that matters under the values before it."""
     values: dict[str, Any] = {}
-    for key, domain, wanted in in_order(study.space):
+    for key, domain, wanted in in_order(study.searched):
         if wanted is None or wanted.holds(values):
             values[key] = _plain(domain, _ask(trial, key, _distribution(domain)))
     return values
@@ -76,17 +76,17 @@ def propose(twin: optuna.Study, study: StudyDefinition) -> dict[str, Any]:
         return suggest(twin.ask(), study)
     # The Gaussian process knows only keys that every trial has: it is asked for all, and what is inactive is dropped.
     asked = twin.ask(distributions(study)).params
-    return only_active(study.space, {key: _plain(study.space[key], value) for key, value in asked.items()})
+    return only_active(study.searched, {key: _plain(study.space[key], value) for key, value in asked.items()})
 
 
 def distributions(study: StudyDefinition) -> dict[str, BaseDistribution]:
-    """The whole space as Optuna's distributions."""
-    return {key: _distribution(domain) for key, domain in study.space.items()}
+    """All that is searched as Optuna's distributions."""
+    return {key: _distribution(domain) for key, domain in study.searched.items()}
 
 
 def filled(params: Mapping[str, Any], study: StudyDefinition) -> dict[str, Any]:
     """Stored settings with one fixed value for each key that did not matter, so that none of it is noise."""
-    return {key: _stored(domain, domain.some()[0]) for key, domain in study.space.items()} | dict(params)
+    return {key: _stored(domain, domain.some()[0]) for key, domain in study.searched.items()} | dict(params)
 
 
 def _distribution(domain: Domain) -> BaseDistribution:

@@ -24,12 +24,14 @@ class Job(Frozen):
     limits: dict[str, float]
     metrics: tuple[str, ...]
     quality: str
+    sweep: tuple[dict[str, Any], ...] = ()  # settings of the free keys, each a variant; none without free keys
 
 
 class Shared(Frozen):
     """What all jobs of a run have in common."""
 
     device: DeviceProfile
+    others: tuple[DeviceProfile, ...] = ()  # measured besides, once a student is trained
     latency_wanted: bool  # an objective or a limit needs it
     pool: Path | None
     valid: Path
@@ -68,4 +70,5 @@ def make_job(
         limits=study.budget.limits(),
         metrics=metrics_of(study),
         quality=study.objectives.quality,
+        sweep=tuple(study.sweep),
     )

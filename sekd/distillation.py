@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import model_validator
 
 from sekd.checkpoint import hash_of_weights, load_model, save_model
 from sekd.config import Frozen, content_hash, parse, read_toml
 from sekd.data import DataConfig, Mixer
+from sekd.deployment import DeployConfig
 from sekd.errors import InputError
 from sekd.models import CruseConfig, Enhancer, StudentConfig, build
 from sekd.models.blocks import incomparable
@@ -37,12 +40,13 @@ LEAST_BATCH = 16  # signals that a similarity term needs to compare
 
 
 class DistillConfig(Frozen):
-    """All that can change a trained student, and nothing else."""
+    """All that can change a trained student, and how it is written for its device; nothing else."""
 
     seed: int = 0
     student: StudentConfig = CruseConfig()
     distill: DistillSection = DistillSection()
     train: TrainConfig = TrainConfig()
+    deploy: DeployConfig = DeployConfig()  # acts after training: no part of the identity
     data: DataConfig
     teacher: TeacherConfig | None = None
     expect: Hashes | None = None  # what a package was made of: other data or another teacher is refused
@@ -168,6 +172,16 @@ def batches(config: DistillConfig, prepared: Prepared, cache: Path) -> Callable[
         )
     recipe = with_corpus(config.data.train, cache, config.seed, Reporter(None))
     return LiveBatches(Mixer(recipe, seed=config.seed), batch=config.train.batch)
+
+
+def training_audio(config: DistillConfig, prepared: Prepared, cache: Path) -> Iterator[np.ndarray]:
+    """Noisy signals (sample,) as this student is trained on, without end: what a quantiser calibrates on."""
+    if prepared.pool is None:
+        source: Callable[[int], Batch] = batches(config, prepared, cache)
+    else:  # without the teacher's side, which a quantiser has no use for
+        source = PoolBatches(prepared.pool, None, batch=config.train.batch, seed=config.seed)
+    for step in count():
+        yield from source(step).noisy.numpy()
 
 
 def _features(config: DistillConfig, prepared: Prepared) -> Features:
