@@ -73,8 +73,9 @@ def train(options: Namespace) -> int:
     from search.device import require_torch_device
     from search.preflight import check_trust
     from search.study import cache_folder
-    from sekd.distillation import distill, hash_of_weights, load_config
-    from sekd.export import export_error, export_onnx
+    from sekd.distillation import distill, hash_of_weights, load_config, training_audio
+    from sekd.export import export_error
+    from sekd.quantize import write_deployed
     from sekd.train import Progress, Run
 
     config = load_config(options.config)
@@ -97,7 +98,9 @@ def train(options: Namespace) -> int:
     run = Run(torch_device=options.torch_device, on_progress=progress)
     student = distill(config, cache=cache_folder(), folder=out, run=run, say=say, trust_code=options.trust_code)
     # A network that cannot stream is made to teach, and a teacher is its weights.
-    export = export_onnx(student.model, out / "model.onnx") if config.student.streams else None
+    audio = training_audio(config, student.prepared, cache_folder())
+    streams = config.student.streams
+    export = write_deployed(student.model, config.deploy, out / "model.onnx", audio) if streams else None
     document = {
         "model": str(export.path if export else out / "model.safetensors"),
         "weights_hash": hash_of_weights(student.model),

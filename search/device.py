@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -111,6 +112,16 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
         raise InputError(f"unknown device '{text}'{nearest(text, list_devices())}")
     with resources.as_file(resources.files("hw_profiles") / f"{text}.toml") as path:
         return _read(path)
+
+
+@cache
+def had_kind(name_or_path: str) -> Kind:
+    """What latencies of a study on this device are, where it has any.
+
+    Raises:
+        InputError: see ``load_device``.
+    """
+    return "predicted" if load_device(name_or_path).kind == "predicted" else "measured"
 
 
 def _read(path: Path) -> DeviceProfile:

@@ -59,8 +59,8 @@ def _after_search(results: Results, nearest: list[TrialRecord] | None, options: 
         _show_end(results, nearest)
     if nearest is not None:
         return 3
-    failed = [record for record in results.records if record.status == "FAILED"]
-    if failed and not any(record.status == "COMPLETE" for record in results.records):
+    failed = [trial for trial in results.trials if trial.status == "FAILED"]
+    if failed and not any(trial.status == "COMPLETE" for trial in results.trials):
         print(f"sekd: no trial succeeded; the last one: {failed[-1].reason}", file=sys.stderr)
         return 1
     return _after_launch(results, options) if getattr(options, "select", False) else 0
@@ -113,7 +113,7 @@ def front(options: Namespace) -> int:
         print(json.dumps(front_document(results, everything=options.all)))
         return 0
     names = results.study.objectives.names
-    shown = [r for r in results.records if r.status == "COMPLETE"] if options.all else results.front
+    shown = [r for r in results.records if r.trained] if options.all else results.front
     title = f"{'all trained students' if options.all else 'Pareto front'} of {results.study.name} on {results.device}"
     _console().print(front_table(shown, names, results.device, title=title))
     return 0

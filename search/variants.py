@@ -37,11 +37,16 @@ def points(trial: TrialRecord) -> list[TrialRecord]:
     return [variant.model_copy(update=own) for variant in trial.variants]
 
 
+def flat(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The points of all trials, as they were recorded."""
+    return [point for trial in trials for point in points(trial)]
+
+
 def students(
     trials: Sequence[TrialRecord], limits: Mapping[str, float], device: str, *, kind: Kind = "measured"
 ) -> list[TrialRecord]:
     """The points of all trials; a trained variant over today's limits says so, with what it exceeds."""
-    return [_judged(point, limits, device, kind) for trial in trials for point in points(trial)]
+    return [_judged(point, limits, device, kind) for point in flat(trials)]
 
 
 def _judged(point: TrialRecord, limits: Mapping[str, float], device: str, kind: Kind) -> TrialRecord:

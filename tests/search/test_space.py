@@ -31,7 +31,7 @@ def space_of(**tables):
         ({"choice": [1, 2], "step": 1}, "nor choice"),
         ({"int": [1.5, 9]}, "int"),
         ({"int": [1, 2, 3]}, "int"),
-        ({"choice": [1, 2], "free": True}, "after training"),
+        ({"float": [0.0, 1.0], "free": True}, "tries every setting"),
         ({"chioce": [1, 2]}, "did you mean 'choice'"),
     ],
 )
