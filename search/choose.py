@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from search.objective import run_trial
 from search.package import examples, write_package
-from search.record import TrialRecord
+from search.record import COSTS, LATENCIES, TrialRecord
 from search.report import AudioExample
 from search.results import Results, open_results
 from search.selection import best, fits, nearest_misses
@@ -75,7 +75,7 @@ def choose(
         raise InputError(f"{model.parent}: the trained student's files are gone")
     name = "-".join([str(record.number), *_words(record.variant), results.device])
     if train_steps is not None:
-        source, record = train_on(results, record, source, train_steps)
+        source, record = train_on(results, record, source, train_steps, limits)
         model = source / "model.onnx"
         name += f"-{train_steps}-steps"
         broken = fits(record, limits, results.device, kind=results.kind)
@@ -92,11 +92,15 @@ def _words(setting: Mapping[str, object]) -> list[str]:
     return [re.sub(r"[^\w.]+", "_", str(value)).strip("_") or "none" for value in setting.values()]
 
 
-def train_on(results: Results, record: TrialRecord, source: Path, steps: int) -> tuple[Path, TrialRecord]:
+def train_on(
+    results: Results, record: TrialRecord, source: Path, steps: int, limits: Mapping[str, float]
+) -> tuple[Path, TrialRecord]:
     """The same student trained for ``steps`` steps, scored, verified and measured like any trial, at its setting."""
     document = merged(json.loads((source / "config.json").read_text()), nested(record.variant))
     document["train"] = {**document.get("train", {}), "steps": steps}
     shared = Shared.model_validate_json((results.folder / "shared.json").read_text())
+    if results.profile is not None and results.profile.name not in {device.name for device in shared.others}:
+        shared = shared.model_copy(update={"others": (*shared.others, results.profile)})  # it is chosen for this one
     trial_id = content_hash([record.variant_id, steps], 16)
     folder = results.folder / "retrained" / trial_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,7 @@ def train_on(results: Results, record: TrialRecord, source: Path, steps: int) ->
         document=document,
         folder=folder,
         shared=shared,
-        limits=results.limits,
+        limits=_gating(results, limits),
         metrics=tuple(record.scores),
         quality=results.study.objectives.quality,
     )
@@ -116,6 +120,12 @@ def train_on(results: Results, record: TrialRecord, source: Path, steps: int) ->
     if trained.status != "COMPLETE":
         raise InputError(f"training for {steps} steps: {trained.status.lower()}: {trained.reason}")
     return folder, trained.model_copy(update={"variant": record.variant})
+
+
+def _gating(results: Results, limits: Mapping[str, float]) -> dict[str, float]:
+    """Of the limits that a student was chosen within, those that the study's own device can tell before training."""
+    own = results.device == results.study.device_name
+    return {k: v for k, v in limits.items() if k in COSTS or (own and k in LATENCIES)}
 
 
 def audio_examples(results: Results, record: TrialRecord) -> list[AudioExample]:

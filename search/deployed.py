@@ -52,7 +52,7 @@ class Trained(NamedTuple):
     """A student that is ready to be written, at whatever setting."""
 
     model: Enhancer
-    audio: Callable[[], Iterable[np.ndarray]]  # noisy training signals, for a quantiser
+    audio: Callable[[DistillConfig], Iterable[np.ndarray]]  # noisy training signals, for a quantiser
     seconds: float
 
 
@@ -78,14 +78,14 @@ def deployed(
     Raises:
         InputError: the file differs from torch, is not finite, or could not be measured.
     """
-    deploy, shared = config_at(job, setting).deploy, job.shared
+    config, shared = config_at(job, setting), job.shared
     folder = variant_folder(job.folder, setting, variant_id(job.trial_id, setting))
     folder.mkdir(parents=True, exist_ok=True)
     tell("verify", 0.0)
-    export, cost = _written(student, deploy, folder / "model.onnx", facts, lock)
+    export, cost = _written(student, config, folder / "model.onnx", facts, lock)
     started = time.monotonic()
     tell("evaluate", 0.0)
-    enhance = _torch(student.model) if deploy.dtype == "fp32" else OnnxEnhancer(export.path).enhance
+    enhance = _torch(student.model) if config.deploy.dtype == "fp32" else OnnxEnhancer(export.path).enhance
     scores = evaluate_student(enhance, job, lock, tell, folder)
     evaluated = time.monotonic()
     tell("verify", 0.0)
@@ -109,13 +109,13 @@ def _beaten(score: Score, teacher: float | None) -> bool | None:
 
 
 def _written(
-    student: Trained, deploy: DeployConfig, path: Path, facts: Facts | None, lock: DeviceLock
+    student: Trained, config: DistillConfig, path: Path, facts: Facts | None, lock: DeviceLock
 ) -> tuple[Export, Cost]:
     """The file, and what it costs; one in float equals torch, one in integers is judged by its scores alone."""
     with lock.step():
-        export = write_deployed(student.model, deploy, path, student.audio())
-        error = export_error(student.model, path) if deploy.dtype == "fp32" else 0.0
-        cost = facts.cost if facts else as_exported(cost_of(student.model), export, deploy)
+        export = write_deployed(student.model, config.deploy, path, student.audio(config))
+        error = export_error(student.model, path) if config.deploy.dtype == "fp32" else 0.0
+        cost = facts.cost if facts else as_exported(cost_of(student.model), export, config.deploy)
     if error > TOLERANCE:
         raise InputError(f"{path}: differs from torch by {error:.2g} of its RMS, allowed {TOLERANCE:g}")
     return export, cost

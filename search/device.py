@@ -56,6 +56,12 @@ class DeviceProfile(Frozen):
         kinds: dict[str, Kind] = {"local": "measured", "agent": "measured", "model": "predicted"}
         return kinds.get(self.latency, "unmeasured")
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """What it can hold, by the names of a budget; the memory is that of the states at least."""
+        limits = {"macs_per_s": self.macs_per_s_budget, "weight_kib": self.flash_kib, "state_kib": self.memory_kib}
+        return {key: limit for key, limit in limits.items() if limit is not None}
+
     @model_validator(mode="after")
     def _complete(self) -> DeviceProfile:
         wanted = {"agent": "url", "model": "cost_model"}

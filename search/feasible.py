@@ -32,6 +32,7 @@ from sekd.train import Trainer
 AXES = ("latency_ms", "paced_p95_ms", "macs_per_s", "weight_kib", "state_kib", "parameters")
 TIMED_STEPS = 3
 FIXED_S = 8.0  # of a trial besides training and scoring: starting, exporting, measuring twice
+VARIANT_S = 5.0  # of each further setting of the free keys: quantising, exporting, measuring
 SCORE_S = 0.25  # of one validation pair, three metrics, one core
 
 
@@ -141,7 +142,9 @@ def _step_seconds(study: StudyDefinition, params: Mapping[str, Any]) -> float:
 
 
 def _seconds(study: StudyDefinition, config: DistillConfig, step_s: float) -> float:
-    trial = FIXED_S + step_s * config.train.steps + SCORE_S * config.data.valid.count
+    students = max(1, len(study.sweep))
+    trial = FIXED_S + step_s * config.train.steps + VARIANT_S * (students - 1)
+    trial += SCORE_S * config.data.valid.count * students
     teacher = 0.0
     if config.teacher is not None and config.teacher.network is not None:
         teacher = 2 * step_s * config.teacher.train.steps
@@ -149,13 +152,14 @@ def _seconds(study: StudyDefinition, config: DistillConfig, step_s: float) -> fl
 
 
 def _disk_mib(study: StudyDefinition, config: DistillConfig, records: list[TrialRecord]) -> float:
-    """Pool with teacher outputs and perhaps activations, and both forms of each trained student."""
+    """Pool with teacher outputs and perhaps activations, the weights of each trained student and its ONNX files."""
     pool = 3 * config.data.train.pool_minutes * 60 * 16000 * 2
     teacher, train = config.teacher, config.data.train
     if study.reads_features and teacher is not None and teacher.network is not None and teacher.features == "cached":
         pool += activations_bytes(build(teacher.network), rows_of(train), train.samples)
     weights = [record.cost.weight_bytes for record in records if record.cost is not None]
-    return round((pool + study.trials * 2 * statistics.mean(weights)) / 2**20)
+    files = 1 + max(1, len(study.sweep))
+    return round((pool + study.trials * files * statistics.mean(weights)) / 2**20)
 
 
 def print_check(document: Mapping[str, Any], console: Console) -> None:

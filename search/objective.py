@@ -97,7 +97,7 @@ def _trained(job: Job, lock: DeviceLock, tell: Tell) -> Trained:
     run = Run(torch_device=shared.torch_device, on_progress=progress, step_guard=lock.step)
     student = distill(config, prepared=prepared, cache=shared.cache, folder=job.folder, run=run)
     write_json(job.folder / "environment.json", {"hashes": shared.hashes, "environment": student.environment})
-    return Trained(student.model, lambda: training_audio(config, prepared, shared.cache), student.train_seconds)
+    return Trained(student.model, lambda at: training_audio(at, prepared, shared.cache), student.train_seconds)
 
 
 def _variant(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from search.device import load_device
+from search.device import DeviceProfile, load_device
 from search.labels import kind_of
 from search.pareto import hypervolume
 from search.record import LATENCIES, Kind, TrialRecord
@@ -27,6 +27,7 @@ class Results(NamedTuple):
     trials: list[TrialRecord]
     device: str
     baseline: dict[str, Any]
+    profile: DeviceProfile | None = None  # of another device than the study's own, where it can be found
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -39,11 +40,15 @@ class Results(NamedTuple):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The study's budget; on another device without its latencies, which were promised for the study's own."""
+        """The study's budget; on another device without its latencies, but with what that device can hold."""
         limits = self.study.budget.limits()
         if self.device == self.study.device_name:
             return limits
-        return {key: limit for key, limit in limits.items() if key not in LATENCIES}
+        kept = {key: limit for key, limit in limits.items() if key not in LATENCIES}
+        own = {} if self.profile is None else self.profile.limits
+        return {key: min(limit, kept.get(key, limit)) for key, limit in own.items()} | {
+            key: limit for key, limit in kept.items() if key not in own
+        }
 
     @property
     def front(self) -> list[TrialRecord]:
@@ -70,7 +75,19 @@ def open_results(name: str, *, storage: str | None = None, device: str | None = 
         )
     kept = folder / "baseline.json"
     baseline = json.loads(kept.read_text())["means"] if kept.exists() else (store.noted("baseline") or {})
-    return Results(study, folder, store, trials, wanted, baseline)
+    return Results(study, folder, store, trials, wanted, baseline, _profile(study, device, wanted))
+
+
+def _profile(study: StudyDefinition, device: str | None, name: str) -> DeviceProfile | None:
+    """The profile of another device, by what the command or the study calls it."""
+    if name == study.device_name:
+        return None
+    for found in [device or name, *(other for other in study.also_on if name_of_device(other) == name)]:
+        try:
+            return load_device(found)
+        except InputError:  # a file that is elsewhere or gone: what was measured is on record all the same
+            continue
+    return None
 
 
 def hypervolume_over_trials(results: Results) -> list[float]:
