@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_serializer
+
 from search.device import DeviceProfile
 from search.study import StudyDefinition
 from sekd.config import Frozen
@@ -47,6 +49,13 @@ class Shared(Frozen):
     threads: int
     torch_device: str
     frames: int
+
+    @field_serializer("device", "others")
+    def _as_written(self, profiles: DeviceProfile | tuple[DeviceProfile, ...]) -> Any:
+        """Without defaults: a number that nobody gave has no source, and could not be read again."""
+        if isinstance(profiles, DeviceProfile):
+            return profiles.model_dump(mode="json", exclude_unset=True)
+        return [profile.model_dump(mode="json", exclude_unset=True) for profile in profiles]
 
 
 Job.model_rebuild()
