@@ -20,7 +20,7 @@ from sekd.deployment import DeployConfig
 from sekd.errors import InputError
 from sekd.models import CruseConfig, Enhancer, StudentConfig, build
 from sekd.models.blocks import incomparable
-from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, live_features
+from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, calibration_audio, live_features
 from sekd.preparation import (
     CORE_VERSION,
     Hashes,
@@ -40,17 +40,17 @@ LEAST_BATCH = 16  # signals that a similarity term needs to compare
 
 
 class DistillConfig(Frozen):
-    """All that can change a trained student, and how it is written for its device; nothing else."""
+    """All that can change a trained student, and nothing else."""
 
     seed: int = 0
     student: StudentConfig = CruseConfig()
     distill: DistillSection = DistillSection()
     train: TrainConfig = TrainConfig()
-    deploy: DeployConfig = DeployConfig()  # acts after training: no part of the identity
     data: DataConfig
     teacher: TeacherConfig | None = None
     expect: Hashes | None = None  # what a package was made of: other data or another teacher is refused
     threads: int | None = None  # torch threads that gave the recorded bits
+    deploy: DeployConfig = DeployConfig()  # acts after training: no part of the identity
 
     @model_validator(mode="after")
     def _teacher_where_needed(self) -> DistillConfig:
@@ -170,18 +170,25 @@ def batches(config: DistillConfig, prepared: Prepared, cache: Path) -> Callable[
         return PoolBatches(
             prepared.pool, prepared.outputs, batch=config.train.batch, seed=config.seed, features=features
         )
-    recipe = with_corpus(config.data.train, cache, config.seed, Reporter(None))
-    return LiveBatches(Mixer(recipe, seed=config.seed), batch=config.train.batch)
+    return LiveBatches(_mixer(config, cache), batch=config.train.batch)
 
 
 def training_audio(config: DistillConfig, prepared: Prepared, cache: Path) -> Iterator[np.ndarray]:
-    """Noisy signals (sample,) as this student is trained on, without end: what a quantiser calibrates on."""
-    if prepared.pool is None:
-        source: Callable[[int], Batch] = batches(config, prepared, cache)
-    else:  # without the teacher's side, which a quantiser has no use for
-        source = PoolBatches(prepared.pool, None, batch=config.train.batch, seed=config.seed)
-    for step in count():
-        yield from source(step).noisy.numpy()
+    """Noisy signals (sample,) that the student was trained on, the same for the same configuration.
+
+    Those of a pool as far as int8_static needs them; without a pool, endlessly, mixed when they are asked for.
+    """
+    if prepared.pool is not None:
+        yield from calibration_audio(prepared.pool, config.deploy.calibration_s)
+        return
+    mixer = _mixer(config, cache)
+    for index in count():
+        yield mixer.segment(index).noisy
+
+
+def _mixer(config: DistillConfig, cache: Path) -> Mixer:
+    recipe = with_corpus(config.data.train, cache, config.seed, Reporter(None))
+    return Mixer(recipe, seed=config.seed)
 
 
 def _features(config: DistillConfig, prepared: Prepared) -> Features:
@@ -242,4 +249,4 @@ def environment() -> dict[str, Any]:
     }
 
 
-__all__ = ["DistillConfig", "Student", "distill", "environment", "hash_of_weights", "load_config"]
+__all__ = ["DistillConfig", "Student", "distill", "environment", "hash_of_weights", "load_config", "training_audio"]
