@@ -144,6 +144,10 @@ def _core(command: Any) -> None:
     measure.add_argument("model", metavar="MODEL.onnx")
     measure.add_argument("--device", required=True, metavar="D")
     measure.add_argument("--hop-ms", type=_above_zero, metavar="X", help="where the file's metadata do not say")
+    measure.add_argument(
+        "--level", choices=["screening", "ranking", "certificate"], default="ranking",
+        help="how much: 128 frames, 662 in each of three processes, or 1024 and 10 s in three (default: ranking)",
+    )  # fmt: skip
     train = command("train", CORE, "one distillation")
     train.add_argument("config", metavar="CONFIG.toml")
     train.add_argument("--out", metavar="DIR", help="CONFIG without .toml unless given")

@@ -6,11 +6,15 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from sekd.errors import InputError
+
+if TYPE_CHECKING:
+    from search.latency import Latency
 
 
 def devices(options: Namespace) -> int:
@@ -35,8 +39,9 @@ def devices(options: Namespace) -> int:
 
 def measure(options: Namespace) -> int:
     from search.device import load_device
-    from search.measure import MeasurementFailed
+    from search.measure import LEVELS, MeasurementFailed
     from search.measure import measure as time_model
+    from search.tables import latency_table
 
     device = load_device(options.device)
     path = Path(options.model)
@@ -45,28 +50,30 @@ def measure(options: Namespace) -> int:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        latency = time_model(path, device, hop_ms=options.hop_ms)
+        latency = time_model(path, device, level=LEVELS[options.level], hop_ms=options.hop_ms)
     except MeasurementFailed as error:
         raise InputError(str(error)) from error
-    document = latency.model_dump(mode="json")
     if options.json:
-        print(json.dumps({"model": str(path), "latency": {device.name: document}}))
+        document = {"model": str(path), "latency": {device.name: latency.model_dump(mode="json")}}
+        print(json.dumps(document))
         return 0
-    table = Table(title=f"{path.name} on {device.name}: {latency.kind} ({latency.source})")
-    for name in ("mode", "p50 ms", "p95 ms", "p95 at most ms", "p99 ms", "frames", "missed"):
-        table.add_column(name, justify="left" if name == "mode" else "right")
-    for mode, spread in (("burst", latency.burst), ("paced", latency.paced)):
-        if spread is not None:
-            figures = [spread.p50_ms, spread.p95_ms, spread.p95_upper_ms, spread.p99_ms]
-            missed = getattr(spread, "miss_share", None)
-            cells = [*("-" if f is None else f"{f:.4f}" for f in figures), str(spread.n)]
-            table.add_row(mode, *cells, "-" if missed is None else f"{missed:.1%}")
-    _console().print(table)
+    title = f"{path.name} on {device.name}: {latency.kind} ({latency.source}), {latency.level}"
+    _console().print(latency_table(latency, title))
+    _print_once(latency)
+    return 0
+
+
+def _print_once(latency: Latency) -> None:
+    """What belongs to neither mode."""
+    found = latency.environment
+    print(f"session {found['session_ms']:.1f} ms, first call {found['first_call_ms']:.3f} ms; both apart from the rest")
+    if latency.peak_memory_bytes is not None and latency.model_memory_bytes is not None:
+        added, peak = latency.model_memory_bytes / 2**20, latency.peak_memory_bytes / 2**20
+        print(f"memory: {added:.1f} MiB for the model, {peak:.1f} MiB for the whole process at its peak")
     if latency.paced is None:
         print("paced: not measured, the hop is unknown; give --hop-ms", file=sys.stderr)
     if latency.flags:
         print(f"flags: {', '.join(latency.flags)}")
-    return 0
 
 
 def train(options: Namespace) -> int:
