@@ -115,7 +115,8 @@ def _written(
     with lock.step():
         export = write_deployed(student.model, config.deploy, path, student.audio(config))
         error = export_error(student.model, path) if config.deploy.dtype == "fp32" else 0.0
-        cost = facts.cost if facts else as_exported(cost_of(student.model), export, config.deploy)
+        # Again of this file: training may tell weights apart that were equal before, and stored once.
+        cost = as_exported(facts.cost if facts else cost_of(student.model), export, config.deploy)
     if error > TOLERANCE:
         raise InputError(f"{path}: differs from torch by {error:.2g} of its RMS, allowed {TOLERANCE:g}")
     return export, cost

@@ -40,6 +40,7 @@ STUDY = {
     "base/distill": {"schedule": {"kind": "supervised"}},
     "space": {"student.width": {"choice": [4]}, "deploy.dtype": FREE},
 }  # fmt: skip
+REAL = sekd.quantize.write_deployed
 TIMES = {"x86-1core": 1.0, "near": 3.0, "far": 5.0}
 
 
@@ -181,6 +182,21 @@ def test_a_trial_fails_only_if_every_setting_does(run, tmp_path, monkeypatch):
     only = job.model_copy(update={"folder": tmp_path / "only", "sweep": job.sweep[:1]})
     record = run_trial(only, lambda stage, share: None)
     assert record.status == "FAILED" and "differs from torch" in record.reason
+
+
+def test_real_integers_take_the_same_way(run, tmp_path, monkeypatch):
+    _, job = run
+    for module in (search.objective, search.deployed):
+        monkeypatch.setattr(module, "write_deployed", REAL)
+    tight = job.model_copy(update={"folder": tmp_path, "limits": {"weight_kib": 100.0}})  # floats take 223
+    record = run_trial(tight, lambda stage, share: None)
+    fp32, dynamic, static = record.variants
+    assert [one.status for one in record.variants] == ["COMPLETE"] * 3, record
+    assert fp32.value("weight_kib", "x86-1core") > 100 > dynamic.value("weight_kib", "x86-1core")
+    files = [tmp_path / "variants" / one.variant_id / "model.onnx" for one in record.variants]
+    assert len({network_key(file) for file in files}) == 3
+    assert [describe(file).weight_bytes for file in files[1:]] == [dynamic.cost.weight_bytes, static.cost.weight_bytes]
+    assert all(abs(one.score("si_sdr_db") - fp32.score("si_sdr_db")) < 3 for one in (dynamic, static))
 
 
 def test_another_device_has_a_front_at_once(run):

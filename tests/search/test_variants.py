@@ -8,15 +8,18 @@ from records import DEVICE, student
 from swept import FREE, swept
 
 from search.choose import choose
+from search.device import load_device
 from search.pareto import hypervolume, non_dominated
+from search.preflight import check_also_on
 from search.record import Score, TrialRecord, Violation
-from search.results import front_document, open_results, status_document
+from search.results import Results, front_document, open_results, status_document
 from search.run_folder import keep_definition
-from search.sampler import distributions, lapsed
+from search.sampler import constraints, distributions, lapsed, told
 from search.selection import best, fits, front_of
 from search.store import LATENCY
 from search.tuner import counts
 from search.variants import Speakers, cheapest, flat, points, reference_for, students, variant_id
+from sekd.errors import InputError
 
 WEIGHT = {"objectives/cost": ["weight_kib"], "budget": {"weight_kib": 2.0}}
 GP = {"space": NUMERIC | {"student.width": {"int": [4, 16], "step": 2}, "deploy.dtype": FREE["space/deploy.dtype"]}}
@@ -133,14 +136,14 @@ def test_the_store_is_told_what_the_speaker_says(tmp_path):
     baseline = {"pesq_wb": {"mean": 1.2, "n": 2}}
     spoken = Speakers(("pesq_wb", "weight_kib"), {"weight_kib": 2.0}, DEVICE, unprocessed=baseline).of(results.trials)
     dtypes = set()
-    for told in tuner.store._study.get_trials():
-        record = spoken[told.number]
+    for asked in tuner.store._study.get_trials():
+        record = spoken[asked.number]
         if record.status == "COMPLETE":
-            assert told.values == [record.score("pesq_wb"), record.value("weight_kib", DEVICE)]
-            assert told.constraints["weight_kib"] <= 0
+            assert asked.values == [record.score("pesq_wb"), record.value("weight_kib", DEVICE)]
+            assert asked.constraints["weight_kib"] <= 0
             dtypes.add(record.variant["deploy.dtype"])
         else:
-            assert told.values is None and told.constraints["weight_kib"] > 0
+            assert asked.values is None and asked.constraints["weight_kib"] > 0
     assert len(dtypes) > 1
     # A duplicate is told what the first was told, though the front has it already.
     again = [record for record in results.trials if record.duplicate_of is not None and record.status == "COMPLETE"]
@@ -234,8 +237,8 @@ def test_records_without_variants_read_as_before(tmp_path):
     path = write_definition(tmp_path)
     tuner, _ = drive(tmp_path, lookup=recorded)
     keep_definition(path, tmp_path / "run")
-    for told in tuner.store._study.get_trials():
-        old = TrialRecord.model_validate_json(told.user_attrs["sekd_record"]).model_dump()
+    for asked in tuner.store._study.get_trials():
+        old = TrialRecord.model_validate_json(asked.user_attrs["sekd_record"]).model_dump()
         del old["variants"]
         assert TrialRecord.model_validate(old).variants == []
     results = open_results(str(tmp_path / "run"))
@@ -268,6 +271,49 @@ def test_a_space_of_free_keys_alone_is_one_trial(tmp_path):
         changes |= {"base/distill": {"schedule": {"kind": "supervised"}}, "search/sampler": sampler}
         _, backend, results = searched(tmp_path / sampler, changes)
         assert len(backend.submitted) == 1 and len(points(results.trials[0])) == 3
+
+
+PREDICTED = """
+name = "soc"
+description = "for tests"
+latency = "model"
+cost_model = "soc.json"
+"""
+
+
+def test_a_study_on_a_predicted_device_is_told_predictions(tmp_path):
+    (tmp_path / "soc.toml").write_text(PREDICTED)
+    changes = FREE | {"device": "soc.toml", "objectives/cost": ["latency_ms"], "budget": {"latency_ms": 2.0}}
+    study = definition(tmp_path, changes)
+    guessed = student(0, ms=None, latency={"soc": {"kind": "predicted", "source": "model", "p50_ms": 1.5}})
+    timed = student(1, ms=None, latency={"soc": {"kind": "measured", "source": "local", "p50_ms": 1.5}})
+    assert told(guessed, study, []).values == [2.0, 1.5]
+    assert told(timed, study, []).values is None, "one front never mixes kinds"
+    assert constraints(guessed, study)["latency_ms"] == pytest.approx(-0.25)
+
+
+@pytest.mark.parametrize(
+    ("also_on", "part"),
+    [
+        (["x86-1cor"], "unknown device 'x86-1cor'; did you mean 'x86-1core'"),
+        (["cortex-m7"], "'cortex-m7': latency cannot be measured yet"),
+        (["x86-1core", "x86-1core"], "also_on: 'x86-1core' is measured already"),
+        (["raspberry-pi-4"], "also_on: 'raspberry-pi-4' is measured already"),
+    ],
+)
+def test_other_devices_are_looked_at_before_anything_runs(tmp_path, also_on, part):
+    with pytest.raises(InputError, match=part):
+        check_also_on(definition(tmp_path, {"also_on": also_on}))
+
+
+def test_another_devices_limits_are_its_own(tmp_path):
+    study = definition(tmp_path, {"budget": {"latency_ms": 1e3, "weight_kib": 2.0}})
+    results = Results(study, tmp_path, None, [], DEVICE, {})
+    profile = load_device("x86-1core").model_copy(update={"flash_kib": 1.0, "macs_per_s_budget": 7e6})
+    there = results._replace(device="x86-1core", profile=profile)
+    assert results.limits == {"latency_ms": 1e3, "weight_kib": 2.0}
+    assert there.limits == {"weight_kib": 1.0, "macs_per_s": 7e6}
+    assert results._replace(device="gone", profile=None).limits == {"weight_kib": 2.0}
 
 
 def test_a_trained_variant_over_todays_limits_says_so():
