@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,26 +16,21 @@ from search.device_lock import DeviceLock
 from search.measure import SCREENING, Level, MeasurementFailed, measure
 from search.network_latency import measuring, network_latency
 from search.record import Cost, Score, Seconds, TrialRecord
+from search.scoring import Enhance, Tell, evaluate_student
 from search.space import merged, nested
 from search.trial import Job, Shared
 from search.variants import variant_folder, variant_id
-from sekd.audio import read_audio
-from sekd.cache import write_json
 from sekd.config import parse
 from sekd.deployment import DeployConfig
 from sekd.distillation import DistillConfig
 from sekd.errors import InputError
 from sekd.export import Export, export_error
-from sekd.metrics import Triple, score_pairs, summarise
 from sekd.models import Enhancer
 from sekd.quantize import write_deployed
 from sekd.streaming import OnnxEnhancer
 
 TOLERANCE = 1e-4  # of a float export against torch, relative to the RMS of the output
 DRIFT = 0.10  # between the untrained and the trained file's latency: beyond, the record says so
-
-Tell = Callable[[str, float], None]  # stage and share of it done
-Enhance = Callable[[np.ndarray], np.ndarray]  # (sample,) to (sample,)
 
 
 class Facts(NamedTuple):
@@ -138,6 +132,8 @@ def _latency(path: Path, shared: Shared, facts: Facts | None, lock: DeviceLock) 
     try:
         if facts is None:
             return latency_on(shared.device, path, shared, lock)
+        if shared.device.kind == "predicted":  # of the graph alone, which training does not change
+            return facts.latency
         with measuring(shared.device, lock) as held:
             again = measure(path, shared.device, level=screening(shared), lock=held)
     except MeasurementFailed as failure:
@@ -175,43 +171,9 @@ def screening(shared: Shared) -> Level:
     return SCREENING._replace(paced_frames=shared.frames)
 
 
-def validation_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
-    """Name, noisy file and clean file of each frozen validation pair."""
-    return [(clean.stem, folder / "noisy" / clean.name, clean) for clean in sorted((folder / "clean").iterdir())]
-
-
 def _torch(model: Enhancer) -> Enhance:
     @torch.no_grad()
     def enhance(noisy: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(noisy)[None])[0].numpy()
 
     return enhance
-
-
-def evaluate_student(enhance: Enhance, job: Job, lock: DeviceLock, tell: Tell, folder: Path) -> dict[str, Score]:
-    """Mean scores on the validation pairs; per-file scores go to ``folder``.
-
-    Raises:
-        InputError: a signal came out with samples that are no numbers.
-    """
-    pairs = validation_pairs(job.shared.valid)
-    known = json.loads(job.shared.unprocessed.read_text())
-
-    def triples():
-        for name, noisy, clean in pairs:
-            with lock.step():
-                estimate = enhance(read_audio(noisy))
-                if not np.isfinite(estimate).all():
-                    raise InputError(f"{folder}: the enhanced '{name}' is not finite")
-                triple: Triple = (name, None, estimate, read_audio(clean))
-            yield triple
-
-    scored = score_pairs(
-        triples(),
-        job.metrics,
-        guard=lock.step,
-        unprocessed=known,
-        progress=lambda done: tell("evaluate", done / len(pairs)),
-    )
-    write_json(folder / "scores.json", [pair.model_dump(mode="json") for pair in scored.pairs])
-    return {name: Score(**score.model_dump()) for name, score in summarise(scored).items()}

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from search.cost import cost_of
-from search.deployed import Facts, Tell, Trained, as_exported, blank, config_at, deployed, latency_on
+from search.deployed import Facts, Trained, as_exported, blank, config_at, deployed, latency_on
 from search.device import check_fits
 from search.device_lock import DeviceLock
 from search.measure import MeasurementFailed
 from search.record import Cost, Seconds, TrialRecord, Violation
+from search.scoring import Tell
 from search.selection import fits
 from search.trial import Job
 from search.variants import cheapest
@@ -226,4 +227,4 @@ def _latency_of(job: Job, export: Export, cost: Cost, lock: DeviceLock) -> dict[
     try:
         return latency_on(job.shared.device, export.path, job.shared, lock)
     except MeasurementFailed as error:
-        raise Rejected(f"not measured: {error}", [], cost, None) from error
+        raise Rejected(f"not {job.shared.device.kind}: {error}", [], cost, None) from error

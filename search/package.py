@@ -12,10 +12,10 @@ from typing import Any
 
 import tomlkit
 
-from search.deployed import validation_pairs
 from search.labels import heading, shown
 from search.record import TrialRecord
 from search.results import Results
+from search.scoring import validation_pairs
 from search.space import merged, nested
 from sekd import __version__
 from sekd.audio import read_audio, write_audio

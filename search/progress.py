@@ -9,9 +9,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from search.device import had_kind
 from search.labels import settings_text, shown
-from search.record import TrialRecord
+from search.record import LATENCIES, TrialRecord
 from search.study import StudyDefinition
 from search.tuner import View
 from search.variants import points
@@ -94,11 +93,16 @@ def _outcome(record: TrialRecord, study: StudyDefinition) -> str:
 
 def _figures(record: TrialRecord, study: StudyDefinition) -> str:
     """What a student came to, and at which setting of the free knobs."""
-    device, kind = study.device_name, had_kind(study.device)
+    device = study.device_name
+    kind = record.latency_kind(device)
     setting = f"{settings_text({k.split('.')[-1]: v for k, v in record.variant.items()})}: " if record.variant else ""
     if record.status == "FAILED":
         return f"{setting}failed, {record.reason}"
-    figures = [f"{name} {shown(name, record.value(name, device, kind=kind))}" for name in study.objectives.names]
+    figures = [
+        f"{name} {shown(name, record.value(name, device, kind=kind))}"
+        f"{' (predicted)' if name in LATENCIES and kind == 'predicted' else ''}"
+        for name in study.objectives.names
+    ]
     beaten = ", beats its teacher" if record.teacher_beaten else ""
     flags = f" ({', '.join(record.flags)})" if record.flags else ""
     return f"{setting}{', '.join(figures)}{beaten}{flags}"

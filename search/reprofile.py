@@ -37,12 +37,13 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
             try:
                 latency = measure(path, device, lock=lock)
             except MeasurementFailed as error:
-                say(f"{named}: not measured: {error}")
+                say(f"{named}: not {device.kind}: {error}")
                 continue
             document = latency.model_dump(mode="json")
             results.store.add_latency(device.name, {_key(student): document for student in students})
             flags = f" ({', '.join(latency.flags)})" if latency.flags else ""
-            say(f"{named}: {latency.p50_ms:.4f} ms a hop{flags}")
+            how = " predicted" if latency.kind == "predicted" else ""
+            say(f"{named}: {latency.p50_ms:.4f} ms a hop{how}{flags}")
     return sum(len(students) for _, students in networks)
 
 

@@ -15,12 +15,12 @@ import sekd.quantize
 from search.backends.table import TableBackend
 from search.choose import choose
 from search.cli import main
-from search.deployed import validation_pairs
 from search.latency import Latency, MeasurementFailed
 from search.network_latency import network_key
 from search.objective import run_trial
 from search.results import open_results
 from search.run_folder import driving, keep_definition
+from search.scoring import validation_pairs
 from search.study import read_study
 from search.trial import metrics_of
 from search.tuner import Tuner, View
