@@ -131,12 +131,12 @@ def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float]
         "",
         f"A causal speech enhancement network for {device}: 16 kHz, one channel, streaming; sekd {__version__}.",
         f"`model.onnx` takes {takes};",
+        "`sekd enhance . IN OUT` enhances files; `sekd train config.toml` makes it again.",
         *(
             [f"It is quantised, {dtype}: `model.safetensors` holds the weights in float, as they were trained."]
             if dtype != "fp32"
             else []
         ),
-        "`sekd enhance . IN OUT` enhances files; `sekd train config.toml` makes it again.",
         "",
         "## Scores on the validation pairs",
         "",
