@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from search.agent.options import add_options
 from sekd.errors import InputError, nearest
 
-STUDY, CORE = "search.study_commands", "search.core_commands"
+STUDY, CORE, AGENT = "search.study_commands", "search.core_commands", "search.agent_command"
 METRIC_LIMITS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
 
 
@@ -148,6 +149,9 @@ def _core(command: Any) -> None:
         "--level", choices=["screening", "ranking", "certificate"], default="ranking",
         help="how much: 128 frames, 662 in each of three processes, or 1024 and 10 s in three (default: ranking)",
     )  # fmt: skip
+    agent = command("agent", AGENT, "serve measurements from this machine, or pack the agent for a device")
+    agent.add_argument("--pack", metavar="FILE.pyz", help="write the agent as one file, and end")
+    add_options(agent)
     train = command("train", CORE, "one distillation")
     train.add_argument("config", metavar="CONFIG.toml")
     train.add_argument("--out", metavar="DIR", help="CONFIG without .toml unless given")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from search.device import DeviceProfile, load_device, require_measurable
 from search.record import LATENCIES
+from search.remote import require_agent
 from search.study import StudyDefinition
 from sekd.data import DEMO, source_files
 from sekd.distillation import DistillConfig
@@ -20,11 +21,12 @@ def check_device(study: StudyDefinition, device: DeviceProfile) -> None:
     """Refuses a latency on a device that cannot be measured: a local number would pass for it.
 
     Raises:
-        InputError: names the objective or the limit.
+        InputError: names the device; its agent does not answer.
     """
     if wants_latency(study):
         require_measurable(device)
-        if device.latency != "local":
+        require_agent(device)
+        if device.latency not in ("local", "agent"):
             raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not built yet")
 
 

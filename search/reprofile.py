@@ -12,6 +12,7 @@ from search.labels import settings_text
 from search.measure import MeasurementFailed, measure
 from search.network_latency import measuring, network_key
 from search.record import TrialRecord
+from search.remote import require_agent
 from search.results import Results
 from search.study import cache_folder
 from search.variants import model_file
@@ -28,6 +29,7 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
     """
     device = load_device(device_name)
     require_measurable(device)
+    require_agent(device)
     networks = _by_network(results)
     if not networks:
         raise InputError(f"{results.folder}: no trained student to measure")
