@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from search.objective import validation_pairs
+from search.scoring import validation_pairs
 from search.study import StudyDefinition
 from search.trial import metrics_of
 from sekd.audio import read_audio

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from search.objective import run_trial
 from search.package import examples, write_package
-from search.record import TrialRecord
+from search.record import COSTS, LATENCIES, TrialRecord
 from search.report import AudioExample
 from search.results import Results, open_results
 from search.selection import best, fits, nearest_misses
+from search.space import merged, nested
 from search.trial import Job, Shared
+from search.variants import model_file
 from sekd.cache import write_json
 from sekd.config import content_hash
 from sekd.errors import InputError
@@ -67,12 +70,13 @@ def choose(
     record = best(results.records, limits, metric, results.device, kind=results.kind)
     if record is None:
         return Selection(None, nearest_misses(results.records, limits, results.device, kind=results.kind), None)
-    source = results.folder / "trials" / str(record.number)
-    if not (source / "model.onnx").exists():
-        raise InputError(f"{source}: the trained student's files are gone")
-    name = f"{record.number}-{results.device}"
+    source, model = results.folder / "trials" / str(record.number), model_file(results.folder, record)
+    if not model.exists():
+        raise InputError(f"{model.parent}: the trained student's files are gone")
+    name = "-".join([str(record.number), *_words(record.variant), results.device])
     if train_steps is not None:
-        source, record = train_on(results, record, source, train_steps)
+        source, record = train_on(results, record, source, train_steps, limits)
+        model = source / "model.onnx"
         name += f"-{train_steps}-steps"
         broken = fits(record, limits, results.device, kind=results.kind)
         if broken:
@@ -80,15 +84,24 @@ def choose(
     if out is None:
         # Our own folder of our own making: selecting again replaces it.
         out, force = results.folder / "packages" / name, True
-    return Selection(record, [], write_package(results, record, source, out, limits=limits, force=force))
+    return Selection(record, [], write_package(results, record, source, model, out, limits=limits, force=force))
 
 
-def train_on(results: Results, record: TrialRecord, source: Path, steps: int) -> tuple[Path, TrialRecord]:
-    """The same student trained for ``steps`` steps, scored, verified and measured like any trial."""
-    document = json.loads((source / "config.json").read_text())
+def _words(setting: Mapping[str, object]) -> list[str]:
+    """A setting as parts of a folder's name."""
+    return [re.sub(r"[^\w.]+", "_", str(value)).strip("_") or "none" for value in setting.values()]
+
+
+def train_on(
+    results: Results, record: TrialRecord, source: Path, steps: int, limits: Mapping[str, float]
+) -> tuple[Path, TrialRecord]:
+    """The same student trained for ``steps`` steps, scored, verified and measured like any trial, at its setting."""
+    document = merged(json.loads((source / "config.json").read_text()), nested(record.variant))
     document["train"] = {**document.get("train", {}), "steps": steps}
     shared = Shared.model_validate_json((results.folder / "shared.json").read_text())
-    trial_id = content_hash([record.trial_id, steps], 16)
+    if results.profile is not None and results.profile.name not in {device.name for device in shared.others}:
+        shared = shared.model_copy(update={"others": (*shared.others, results.profile)})  # it is chosen for this one
+    trial_id = content_hash([record.variant_id, steps], 16)
     folder = results.folder / "retrained" / trial_id
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", document)
@@ -99,14 +112,20 @@ def train_on(results: Results, record: TrialRecord, source: Path, steps: int) ->
         document=document,
         folder=folder,
         shared=shared,
-        limits=results.limits,
+        limits=_gating(results, limits),
         metrics=tuple(record.scores),
         quality=results.study.objectives.quality,
     )
     trained = run_trial(job, lambda stage, share: None)
     if trained.status != "COMPLETE":
         raise InputError(f"training for {steps} steps: {trained.status.lower()}: {trained.reason}")
-    return folder, trained
+    return folder, trained.model_copy(update={"variant": record.variant})
+
+
+def _gating(results: Results, limits: Mapping[str, float]) -> dict[str, float]:
+    """Of the limits that a student was chosen within, those that the study's own device can tell before training."""
+    own = results.device == results.study.device_name
+    return {k: v for k, v in limits.items() if k in COSTS or (own and k in LATENCIES)}
 
 
 def audio_examples(results: Results, record: TrialRecord) -> list[AudioExample]:
@@ -118,7 +137,7 @@ def audio_examples(results: Results, record: TrialRecord) -> list[AudioExample]:
     from sekd.audio import SAMPLE_RATE, read_audio
     from sekd.streaming import OnnxEnhancer
 
-    model = results.folder / "trials" / str(record.number) / "model.onnx"
+    model = model_file(results.folder, record)
     if not model.exists():
         return []
     enhancer = OnnxEnhancer(model)

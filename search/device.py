@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -54,6 +55,12 @@ class DeviceProfile(Frozen):
         """What a latency on this device is."""
         kinds: dict[str, Kind] = {"local": "measured", "agent": "measured", "model": "predicted"}
         return kinds.get(self.latency, "unmeasured")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What it can hold, by the names of a budget; the memory is that of the states at least."""
+        limits = {"macs_per_s": self.macs_per_s_budget, "weight_kib": self.flash_kib, "state_kib": self.memory_kib}
+        return {key: limit for key, limit in limits.items() if limit is not None}
 
     @model_validator(mode="after")
     def _complete(self) -> DeviceProfile:
@@ -111,6 +118,16 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
         raise InputError(f"unknown device '{text}'{nearest(text, list_devices())}")
     with resources.as_file(resources.files("hw_profiles") / f"{text}.toml") as path:
         return _read(path)
+
+
+@cache
+def had_kind(name_or_path: str) -> Kind:
+    """What latencies of a study on this device are, where it has any.
+
+    Raises:
+        InputError: see ``load_device``.
+    """
+    return "predicted" if load_device(name_or_path).kind == "predicted" else "measured"
 
 
 def _read(path: Path) -> DeviceProfile:

@@ -42,6 +42,7 @@ class DeviceLock:
 
     def __init__(self, folder: Path) -> None:
         """Opens (and makes, where missing) the lock files in ``folder``."""
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._gate = os.open(folder / "gate.lock", flags, 0o666)

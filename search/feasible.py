@@ -13,12 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search.device import load_device
+from search.deployed import blank
+from search.device import had_kind, load_device
 from search.device_lock import DeviceLock
 from search.labels import heading, shown
-from search.objective import Rejected, before_training
-from search.preflight import check_device, check_recordings, wants_latency
-from search.record import TrialRecord
+from search.objective import Infeasible, gate
+from search.preflight import check_also_on, check_device, check_recordings, wants_latency
+from search.record import Kind, TrialRecord
 from search.selection import nearest_misses
 from search.study import StudyDefinition, cache_folder, read_study
 from search.trial import Job, Shared
@@ -31,6 +32,7 @@ from sekd.train import Trainer
 AXES = ("latency_ms", "paced_p95_ms", "macs_per_s", "weight_kib", "state_kib", "parameters")
 TIMED_STEPS = 3
 FIXED_S = 8.0  # of a trial besides training and scoring: starting, exporting, measuring twice
+VARIANT_S = 5.0  # of each further setting of the free keys: quantising, exporting, measuring
 SCORE_S = 0.25  # of one validation pair, three metrics, one core
 
 
@@ -43,20 +45,22 @@ def check_study(path: Path, samples: int) -> dict[str, Any]:
     study = read_study(path)
     device = load_device(study.device)
     check_device(study, device)
+    check_also_on(study)
     config = parse(DistillConfig, study.document({}), str(path))
     check_recordings(config)
     rng = random.Random(study.seed)
     drawn = [study.sample(rng) for _ in range(samples)]
     with tempfile.TemporaryDirectory() as scratch:
         records = _records(study, drawn, Path(scratch))
+    kind = had_kind(study.device)
     step_s = _step_seconds(study, drawn[len(drawn) // 2])
     return {
         "study": study.name,
         "device": study.device,
         "samples": len(records),
         "share_fitting": sum(record.status == "COMPLETE" for record in records) / len(records),
-        "axes": {axis: _span(records, axis, device.name) for axis in AXES},
-        "nearest": [r.document() for r in nearest_misses(records, study.budget.limits(), device.name)],
+        "axes": {axis: _span(records, axis, device.name, kind) for axis in AXES},
+        "nearest": [r.document() for r in nearest_misses(records, study.budget.limits(), device.name, kind=kind)],
         "seconds_estimated": _seconds(study, config, step_s),
         "disk_mib_estimated": _disk_mib(study, config, records),
         "notices": _notices(study),
@@ -91,29 +95,26 @@ def _records(study: StudyDefinition, drawn: list[dict[str, Any]], scratch: Path)
             job = Job(
                 number=number, trial_id=network, params=params, document=document, folder=folder, shared=shared,
                 limits=study.budget.limits(), metrics=(), quality=study.objectives.quality,
+                sweep=tuple(study.sweep),
             )  # fmt: skip
-            known[network] = _record(job, config, lock)
+            known[network] = _record(job, lock)
         records.append(known[network].model_copy(update={"number": number, "params": params}))
     lock.close()
     return records
 
 
-def _record(job: Job, config: DistillConfig, lock: DeviceLock) -> TrialRecord:
-    blank = TrialRecord(
-        trial_id=job.trial_id, variant_id=job.trial_id, number=job.number, status="COMPLETE", params=job.params
-    )
-    device = job.shared.device.name
+def _record(job: Job, lock: DeviceLock) -> TrialRecord:
+    """The student at the first setting of the free keys that fits, or at the cheapest."""
     try:
-        facts = before_training(job, config, lock)
-        return blank.model_copy(update={"cost": facts.cost, "latency": {device: facts.latency}})
-    except Rejected as rejected:
-        latency = {device: rejected.latency} if rejected.latency else {}
-        found = {"status": "INFEASIBLE", "cost": rejected.cost, "latency": latency, "reason": rejected.reason}
-        return blank.model_copy(update=found)
+        setting, facts = gate(job, lock)
+    except Infeasible as nowhere:
+        return nowhere.record
+    known = {"cost": facts.cost, "latency": {job.shared.device.name: facts.latency}}
+    return blank(job, "COMPLETE", setting).model_copy(update=known)
 
 
-def _span(records: list[TrialRecord], axis: str, device: str) -> dict[str, float] | None:
-    values = [value for record in records if (value := record.value(axis, device)) is not None]
+def _span(records: list[TrialRecord], axis: str, device: str, kind: Kind) -> dict[str, float] | None:
+    values = [value for record in records if (value := record.value(axis, device, kind=kind)) is not None]
     if not values:
         return None
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
@@ -141,7 +142,9 @@ def _step_seconds(study: StudyDefinition, params: Mapping[str, Any]) -> float:
 
 
 def _seconds(study: StudyDefinition, config: DistillConfig, step_s: float) -> float:
-    trial = FIXED_S + step_s * config.train.steps + SCORE_S * config.data.valid.count
+    students = max(1, len(study.sweep))
+    trial = FIXED_S + step_s * config.train.steps + VARIANT_S * (students - 1)
+    trial += SCORE_S * config.data.valid.count * students
     teacher = 0.0
     if config.teacher is not None and config.teacher.network is not None:
         teacher = 2 * step_s * config.teacher.train.steps
@@ -149,13 +152,14 @@ def _seconds(study: StudyDefinition, config: DistillConfig, step_s: float) -> fl
 
 
 def _disk_mib(study: StudyDefinition, config: DistillConfig, records: list[TrialRecord]) -> float:
-    """Pool with teacher outputs and perhaps activations, and both forms of each trained student."""
+    """Pool with teacher outputs and perhaps activations, the weights of each trained student and its ONNX files."""
     pool = 3 * config.data.train.pool_minutes * 60 * 16000 * 2
     teacher, train = config.teacher, config.data.train
     if study.reads_features and teacher is not None and teacher.network is not None and teacher.features == "cached":
         pool += activations_bytes(build(teacher.network), rows_of(train), train.samples)
     weights = [record.cost.weight_bytes for record in records if record.cost is not None]
-    return round((pool + study.trials * 2 * statistics.mean(weights)) / 2**20)
+    files = 1 + max(1, len(study.sweep))
+    return round((pool + study.trials * files * statistics.mean(weights)) / 2**20)
 
 
 def print_check(document: Mapping[str, Any], console: Console) -> None:

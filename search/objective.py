@@ -2,55 +2,58 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from search.cost import cost_of
+from search.deployed import Facts, Trained, as_exported, blank, config_at, deployed, latency_on
 from search.device import check_fits
 from search.device_lock import DeviceLock
-from search.measure import SCREENING, Level, MeasurementFailed, measure
-from search.network_latency import network_latency
-from search.record import Cost, Score, Seconds, TrialRecord, Violation
+from search.measure import MeasurementFailed
+from search.record import Cost, Seconds, TrialRecord, Violation
+from search.scoring import Tell
 from search.selection import fits
-from search.trial import Job, Shared
-from sekd.audio import read_audio
+from search.trial import Job
+from search.variants import cheapest
 from sekd.cache import locked, write_json
-from sekd.config import parse
-from sekd.distillation import DistillConfig, distill
+from sekd.distillation import DistillConfig, distill, training_audio
 from sekd.errors import InputError
-from sekd.export import Export, export_error, export_onnx
-from sekd.metrics import Triple, score_pairs, summarise
+from sekd.export import Export
 from sekd.models import Enhancer, build
+from sekd.models.base import SAMPLE_RATE
 from sekd.preparation import Hashes, Prepared
+from sekd.quantize import write_deployed
 from sekd.train import NotFinite, Progress, Run
 
-TOLERANCE = 1e-4  # of the export against torch, relative to the RMS of the output
-DRIFT = 0.10  # between the untrained and the trained file's latency: beyond, the record says so
 COST_LIMITS = ("macs_per_s", "weight_kib", "state_kib")  # known before anything is run
 
-Tell = Callable[[str, float], None]  # stage and share of it done
 
+class Gated(NamedTuple):
+    """The first setting of the free knobs at which a student fits, and what is known of it there."""
 
-class Facts(NamedTuple):
-    """What a trial knows of its student before training."""
-
-    cost: Cost
-    export: Export
-    latency: dict[str, Any]
-    seconds: float
+    setting: dict[str, Any]
+    facts: Facts
 
 
 class Rejected(Exception):
-    """The student does not fit its device; nothing is trained."""
+    """The student does not fit its device at one setting."""
 
     def __init__(self, reason: str, violations: list[Violation], cost: Cost, latency: dict[str, Any] | None):
         super().__init__(reason)
         self.reason, self.violations, self.cost, self.latency = reason, violations, cost, latency
+
+
+class Infeasible(Exception):
+    """The student fits its device at no setting; nothing is trained."""
+
+    def __init__(self, record: TrialRecord) -> None:
+        super().__init__(record.reason)
+        self.record = record
 
 
 def run_trial(job: Job, tell: Tell) -> TrialRecord:
@@ -64,34 +67,28 @@ def run_trial(job: Job, tell: Tell) -> TrialRecord:
     with locked(job.folder / "lock"):
         try:
             record = _live(job, lock, tell)
-        except Rejected as rejected:
-            record = _blank(job, "INFEASIBLE").model_copy(
-                update={
-                    "reason": rejected.reason,
-                    "violations": rejected.violations,
-                    "cost": rejected.cost,
-                    "latency": {job.shared.device.name: rejected.latency} if rejected.latency else {},
-                }
-            )
+        except Infeasible as nowhere:
+            record = nowhere.record
         except (NotFinite, InputError) as error:
-            record = _blank(job, "FAILED").model_copy(update={"reason": str(error)})
+            record = blank(job, "FAILED").model_copy(update={"reason": str(error)})
         finally:
             lock.close()
         write_json(done, record.model_dump(mode="json"))
     return record
 
 
-def _blank(job: Job, status: Any) -> TrialRecord:
-    return TrialRecord(
-        trial_id=job.trial_id, variant_id=job.trial_id, number=job.number, status=status, params=job.params
-    )
-
-
 def _live(job: Job, lock: DeviceLock, tell: Tell) -> TrialRecord:
-    config = parse(DistillConfig, job.document, f"trial {job.number}")
     tell("measure", 0.0)
-    facts = before_training(job, config, lock)
-    shared = job.shared
+    gated = gate(job, lock)
+    student = _trained(job, lock, tell)
+    (job.folder / "untrained.onnx").unlink(missing_ok=True)
+    if not job.sweep:
+        return deployed(student, job, {}, gated.facts, lock, tell)
+    return _of_variants(job, [_variant(student, job, setting, gated, lock, tell) for setting in job.sweep])
+
+
+def _trained(job: Job, lock: DeviceLock, tell: Tell) -> Trained:
+    shared, config = job.shared, config_at(job, {})
     hashes = Hashes(**shared.hashes)  # type: ignore[arg-type]
     prepared = Prepared(shared.pool, shared.valid, shared.teacher, shared.outputs, hashes, shared.activations)
 
@@ -101,24 +98,63 @@ def _live(job: Job, lock: DeviceLock, tell: Tell) -> TrialRecord:
     run = Run(torch_device=shared.torch_device, on_progress=progress, step_guard=lock.step)
     student = distill(config, prepared=prepared, cache=shared.cache, folder=job.folder, run=run)
     write_json(job.folder / "environment.json", {"hashes": shared.hashes, "environment": student.environment})
-    tell("evaluate", 0.0)
-    started = time.monotonic()
-    scores = evaluate_student(student.model, job, lock, tell)
-    evaluated = time.monotonic() - started
-    tell("verify", 0.0)
-    latency, measuring = _verify(student.model, job, facts, lock)
-    quality = scores[job.quality]
-    beaten = None
-    if shared.teacher_quality is not None and quality.mean is not None:
-        beaten = quality.mean > shared.teacher_quality
-    return _blank(job, "COMPLETE").model_copy(
+    return Trained(student.model, lambda at: training_audio(at, prepared, shared.cache), student.train_seconds)
+
+
+def _variant(
+    student: Trained, job: Job, setting: dict[str, Any], gated: Gated, lock: DeviceLock, tell: Tell
+) -> TrialRecord:
+    """The student at ``setting``; one that fails there is on record with its reason and costs the others nothing."""
+    facts = gated.facts if setting == gated.setting else None
+    try:
+        return deployed(student, job, setting, facts, lock, tell)
+    except OSError:  # a full disk, a lost file: the machine's fault, not the setting's
+        raise
+    except Exception as error:  # quantisers have errors of their own
+        return blank(job, "FAILED", setting).model_copy(update={"reason": _in_a_line(error)})
+
+
+def _in_a_line(error: Exception) -> str:
+    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0]
+
+
+def _of_variants(job: Job, variants: list[TrialRecord]) -> TrialRecord:
+    """The trial's record: what its variants took together, and their figures in them alone."""
+    trained = [variant for variant in variants if variant.trained]
+    reasons = "; ".join(dict.fromkeys(variant.reason for variant in variants if variant.reason))
+    seconds = Seconds(
+        train=max((variant.seconds.train or 0.0 for variant in trained), default=None),
+        evaluate=sum(variant.seconds.evaluate or 0.0 for variant in trained),
+        measure=sum(variant.seconds.measure or 0.0 for variant in trained),
+    )
+    return blank(job, "COMPLETE" if trained else "FAILED").model_copy(
+        update={"variants": variants, "seconds": seconds, "reason": None if trained else reasons}
+    )
+
+
+def gate(job: Job, lock: DeviceLock) -> Gated:
+    """The first setting at which the student fits, in float before anything that must be quantised.
+
+    Raises:
+        Infeasible: there is none; its record holds what each setting exceeds, and stands at the cheapest.
+    """
+    tried = []
+    for setting in sorted(job.sweep or [{}], key=lambda one: config_at(job, one).deploy.dtype != "fp32"):
+        try:
+            return Gated(setting, before_training(job, config_at(job, setting), lock))
+        except Rejected as rejected:
+            tried.append(_infeasible(job, setting, rejected))
+    raise Infeasible(cheapest(tried).model_copy(update={"variants": tried if job.sweep else []}))
+
+
+def _infeasible(job: Job, setting: Mapping[str, Any], rejected: Rejected) -> TrialRecord:
+    return blank(job, "INFEASIBLE", setting).model_copy(
         update={
-            "cost": facts.cost,
-            "latency": {shared.device.name: latency},
-            "scores": scores,
-            "seconds": Seconds(train=student.train_seconds, evaluate=evaluated, measure=facts.seconds + measuring),
-            "teacher_beaten": beaten,
-            "flags": list(latency.get("flags", ())),
+            "reason": rejected.reason,
+            "violations": rejected.violations,
+            "cost": rejected.cost,
+            "latency": {job.shared.device.name: rejected.latency} if rejected.latency else {},
         }
     )
 
@@ -134,11 +170,15 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
         model = build(config.student).eval()
         cost = cost_of(model)
     device = job.shared.device
-    early = _blank(job, "INFEASIBLE").model_copy(update={"cost": cost})
-    known = {key: value for key, value in job.limits.items() if key in COST_LIMITS}
+    early = blank(job, "INFEASIBLE").model_copy(update={"cost": cost})
+    # What quantised weights take is known of the file alone.
+    certain = COST_LIMITS if config.deploy.dtype == "fp32" else tuple(k for k in COST_LIMITS if k != "weight_kib")
+    known = {key: value for key, value in job.limits.items() if key in certain}
     _reject(fits(early, known, device.name), "over budget", cost, None)
     with lock.step():
-        export = export_onnx(model, job.folder / "untrained.onnx")
+        export = _untrained(model, config, job.folder / "untrained.onnx", cost)
+    cost = as_exported(cost, export, config.deploy)
+    early = early.model_copy(update={"cost": cost})
     broken = check_fits(device, cost, operators=export.operators, weight_bytes=export.weight_bytes)
     if broken:
         violations = [Violation(key=b.key, value=b.value, limit=b.limit) for b in broken]
@@ -146,11 +186,33 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
     started = time.monotonic()
     latency: dict[str, Any] = {"kind": "unmeasured", "source": None}
     if job.shared.latency_wanted:
+        late = {key: value for key, value in job.limits.items() if key in COST_LIMITS}
+        _reject(fits(early, late, device.name), "over budget", cost, None)  # quantised weights, known by now
         latency = _latency_of(job, export, cost, lock)
     seconds = time.monotonic() - started
     seen = early.model_copy(update={"latency": {device.name: latency}})
-    _reject(fits(seen, job.limits, device.name), "over budget", cost, latency)
+    _reject(fits(seen, job.limits, device.name, kind=device.kind), "over budget", cost, latency)
     return Facts(cost, export, latency, seconds)
+
+
+def _untrained(model: Enhancer, config: DistillConfig, path: Path, cost: Cost) -> Export:
+    """The file that is timed; its ranges come from noise, which no kernel can tell from speech.
+
+    Raises:
+        Rejected: the network cannot be quantised so.
+    """
+    try:
+        return write_deployed(model, config.deploy, path, _noise())
+    except OSError:
+        raise
+    except Exception as error:
+        if config.deploy.dtype == "fp32":
+            raise
+        raise Rejected(f"{config.deploy.dtype}: {_in_a_line(error)}", [], cost, None) from error
+
+
+def _noise() -> Iterable[np.ndarray]:
+    yield np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
 
 
 def _reject(violations: list[Violation], what: str, cost: Cost, latency: dict[str, Any] | None) -> None:
@@ -162,68 +224,7 @@ def _reject(violations: list[Violation], what: str, cost: Cost, latency: dict[st
 
 
 def _latency_of(job: Job, export: Export, cost: Cost, lock: DeviceLock) -> dict[str, Any]:
-    shared = job.shared
     try:
-        return network_latency(export.path, shared.device, shared.measured, level=_screening(shared), lock=lock)
+        return latency_on(job.shared.device, export.path, job.shared, lock)
     except MeasurementFailed as error:
-        raise Rejected(f"not measured: {error}", [], cost, None) from error
-
-
-def _screening(shared: Shared) -> Level:
-    return SCREENING._replace(paced_frames=shared.frames)
-
-
-def validation_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
-    """Name, noisy file and clean file of each frozen validation pair."""
-    return [(clean.stem, folder / "noisy" / clean.name, clean) for clean in sorted((folder / "clean").iterdir())]
-
-
-@torch.no_grad()
-def evaluate_student(model: Enhancer, job: Job, lock: DeviceLock, tell: Tell) -> dict[str, Score]:
-    """Mean scores on the validation pairs; per-file scores go beside the trial's other files."""
-    pairs = validation_pairs(job.shared.valid)
-    known = json.loads(job.shared.unprocessed.read_text())
-
-    def triples():
-        for name, noisy, clean in pairs:
-            with lock.step():
-                estimate = model(torch.from_numpy(read_audio(noisy))[None])[0].numpy()
-                triple: Triple = (name, None, estimate, read_audio(clean))
-            yield triple
-
-    scored = score_pairs(
-        triples(),
-        job.metrics,
-        guard=lock.step,
-        unprocessed=known,
-        progress=lambda done: tell("evaluate", done / len(pairs)),
-    )
-    write_json(job.folder / "scores.json", [pair.model_dump(mode="json") for pair in scored.pairs])
-    return {name: Score(**score.model_dump()) for name, score in summarise(scored).items()}
-
-
-def _verify(model: Enhancer, job: Job, facts: Facts, lock: DeviceLock) -> tuple[dict[str, Any], float]:
-    """The trained export equals torch, and is as fast as the network was untrained.
-
-    Raises:
-        InputError: the export differs from torch.
-    """
-    with lock.step():
-        export = export_onnx(model, job.folder / "model.onnx")
-        error = export_error(model, export.path)
-    if error > TOLERANCE:
-        raise InputError(f"{export.path}: differs from torch by {error:.2g} of its RMS, allowed {TOLERANCE:g}")
-    (job.folder / "untrained.onnx").unlink(missing_ok=True)
-    if not job.shared.latency_wanted:
-        return facts.latency, 0.0
-    started = time.monotonic()
-    try:
-        again = measure(export.path, job.shared.device, level=_screening(job.shared), lock=lock)
-    except MeasurementFailed as failure:
-        raise InputError(f"the trained student could not be measured: {failure}") from failure
-    # Equal networks must not be told apart by noise: the network's own measurement stands, this one checks it.
-    before, after = facts.latency["p50_ms"], again.p50_ms
-    assert after is not None
-    drifted = {"drift"} if abs(after / before - 1) > DRIFT else set()
-    flags = sorted({*facts.latency["flags"], *drifted})
-    return facts.latency | {"flags": flags, "trained_p50_ms": after}, time.monotonic() - started
+        raise Rejected(f"not {job.shared.device.kind}: {error}", [], cost, None) from error

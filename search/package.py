@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import tomlkit
 
 from search.labels import heading, shown
-from search.objective import validation_pairs
 from search.record import TrialRecord
 from search.results import Results
+from search.scoring import validation_pairs
+from search.space import merged, nested
 from sekd import __version__
 from sekd.audio import read_audio, write_audio
 from sekd.errors import InputError
@@ -28,9 +30,16 @@ TAKES = {  # what the file takes per call, by its contract
 
 
 def write_package(
-    results: Results, record: TrialRecord, source: Path, out: Path, *, limits: Mapping[str, float], force: bool = False
+    results: Results,
+    record: TrialRecord,
+    source: Path,
+    model: Path,
+    out: Path,
+    *,
+    limits: Mapping[str, float],
+    force: bool = False,
 ) -> Path:
-    """Writes the package to ``out`` by rename; ``source`` is the trial's folder.
+    """Writes the package to ``out`` by rename; ``source`` is the trial's folder, ``model`` the student's ONNX.
 
     Raises:
         InputError: ``out`` is not empty (and not ``force``), cannot be written, or the trial's files are gone.
@@ -42,12 +51,14 @@ def write_package(
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        for name in ("model.onnx", "model.safetensors"):
-            shutil.copyfile(source / name, partial / name)
-        (partial / "config.toml").write_text(config_text(results, source), encoding="utf-8")
+        shutil.copyfile(model, partial / "model.onnx")
+        shutil.copyfile(source / "model.safetensors", partial / "model.safetensors")
+        config = config_text(source, record.variant)
+        (partial / "config.toml").write_text(config, encoding="utf-8")
         enhancer = OnnxEnhancer(partial / "model.onnx")
         _write_audio(results, partial, enhancer)
-        card = card_text(results, record, limits, TAKES[enhancer.contract])
+        dtype = tomllib.loads(config).get("deploy", {}).get("dtype", "fp32")
+        card = card_text(results, record, limits, TAKES[enhancer.contract], dtype)
         (partial / "card.md").write_text(card, encoding="utf-8")
         _put_in_place(partial, out)
     except OSError as error:
@@ -68,9 +79,9 @@ def _put_in_place(partial: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
-def config_text(results: Results, source: Path) -> str:
-    """The configuration that retrains the student: ``sekd train config.toml``."""
-    document = json.loads((source / "config.json").read_text())
+def config_text(source: Path, setting: Mapping[str, Any]) -> str:
+    """The configuration that makes the student again, at its setting: ``sekd train config.toml``."""
+    document = merged(json.loads((source / "config.json").read_text()), nested(setting))
     facts = json.loads((source / "environment.json").read_text())
     document["expect"] = facts["hashes"]
     document["threads"] = facts["environment"]["threads"]
@@ -111,7 +122,7 @@ def examples(results: Results) -> list[tuple[str, Path, Path]]:
     return [ranked[place] for place in dict.fromkeys(places)]
 
 
-def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float], takes: str) -> str:
+def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float], takes: str, dtype: str) -> str:
     """Model card: what it is, what it scored on how many files, what it costs, how that was found."""
     device, kind = results.device, results.kind
     latency = record.latency.get(device, {})
@@ -121,6 +132,11 @@ def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float]
         f"A causal speech enhancement network for {device}: 16 kHz, one channel, streaming; sekd {__version__}.",
         f"`model.onnx` takes {takes};",
         "`sekd enhance . IN OUT` enhances files; `sekd train config.toml` makes it again.",
+        *(
+            [f"It is quantised, {dtype}: `model.safetensors` holds the weights in float, as they were trained."]
+            if dtype != "fp32"
+            else []
+        ),
         "",
         "## Scores on the validation pairs",
         "",
@@ -140,7 +156,9 @@ def card_text(results: Results, record: TrialRecord, limits: Mapping[str, float]
         "## Settings",
         "",
         *(f"- `{key}` = {value}" for key, value in record.params.items()),
+        *(f"- `{key}` = {value} (set after training)" for key, value in record.variant.items()),
         f"- trial id `{record.trial_id}`",
+        *([f"- variant id `{record.variant_id}`"] if record.variant else []),
         *([f"- flags: {', '.join(record.flags)}"] if record.flags else []),
         *(["- scores above its teacher on the validation pairs"] if record.teacher_beaten else []),
     ]

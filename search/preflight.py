@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.device import DeviceProfile, require_measurable
+from search.device import DeviceProfile, load_device, require_measurable
 from search.record import LATENCIES
 from search.remote import require_agent
 from search.study import StudyDefinition
@@ -28,6 +28,22 @@ def check_device(study: StudyDefinition, device: DeviceProfile) -> None:
         require_agent(device)
         if device.latency not in ("local", "agent"):
             raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not built yet")
+
+
+def check_also_on(study: StudyDefinition) -> tuple[DeviceProfile, ...]:
+    """The study's other devices; none may be its own, come twice, or give no latencies.
+
+    Raises:
+        InputError: names the device.
+    """
+    seen = {study.device_name}
+    others = tuple(load_device(name) for name in study.also_on)
+    for device in others:
+        if device.name in seen:
+            raise InputError(f"also_on: '{device.name}' is measured already")
+        seen.add(device.name)
+        require_measurable(device)
+    return others
 
 
 def check_recordings(config: DistillConfig) -> None:

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from search.labels import settings_text, shown
-from search.record import TrialRecord
+from search.record import LATENCIES, TrialRecord
 from search.study import StudyDefinition
 from search.tuner import View
+from search.variants import points
 
 
 class Lines(View):
@@ -87,11 +88,24 @@ def _outcome(record: TrialRecord, study: StudyDefinition) -> str:
         return f"{trial} the same as trial {record.duplicate_of}, not trained again"
     if record.status != "COMPLETE":
         return f"{trial} {record.status.lower()}, {record.reason}"
+    return f"{trial} {'; '.join(_figures(point, study) for point in points(record))}"
+
+
+def _figures(record: TrialRecord, study: StudyDefinition) -> str:
+    """What a student came to, and at which setting of the free knobs."""
     device = study.device_name
-    figures = [f"{name} {shown(name, record.value(name, device))}" for name in study.objectives.names]
+    kind = record.latency_kind(device)
+    setting = f"{settings_text({k.split('.')[-1]: v for k, v in record.variant.items()})}: " if record.variant else ""
+    if record.status == "FAILED":
+        return f"{setting}failed, {record.reason}"
+    figures = [
+        f"{name} {shown(name, record.value(name, device, kind=kind))}"
+        f"{' (predicted)' if name in LATENCIES and kind == 'predicted' else ''}"
+        for name in study.objectives.names
+    ]
     beaten = ", beats its teacher" if record.teacher_beaten else ""
     flags = f" ({', '.join(record.flags)})" if record.flags else ""
-    return f"{trial} {', '.join(figures)}{beaten}{flags}"
+    return f"{setting}{', '.join(figures)}{beaten}{flags}"
 
 
 def _duration(seconds: float) -> str:

@@ -83,6 +83,13 @@ class TrialRecord(Frozen):
     duplicate_of: int | None = None
     teacher_beaten: bool | None = None
     flags: list[str] = Field(default_factory=list)
+    # Of a trial with free knobs: what it came to at each setting, with figures of its own (see search.variants).
+    variants: list[TrialRecord] = Field(default_factory=list)
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a trained student with scores; at reading it may be over a budget all the same."""
+        return self.status == "COMPLETE" or (self.status == "INFEASIBLE" and bool(self.scores))
 
     def score(self, metric: str) -> float | None:
         """Mean of ``metric`` over the validation pairs."""
@@ -107,7 +114,7 @@ class TrialRecord(Frozen):
 
     def document(self) -> dict[str, Any]:
         """The JSON object that commands print: ``scores`` are means, ``score_details`` their intervals."""
-        document = self.model_dump(mode="json")
+        document = self.model_dump(mode="json", exclude={"variants"})
         details = document["scores"]
         document["scores"] = {name: self.score(name) for name in self.scores}
         return document | {"score_details": details}

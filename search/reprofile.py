@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from search.device import load_device, require_measurable
 from search.device_lock import DeviceLock
+from search.labels import settings_text
 from search.measure import MeasurementFailed, measure
+from search.network_latency import measuring, network_key
+from search.record import TrialRecord
 from search.remote import require_agent
 from search.results import Results
 from search.study import cache_folder
-from sekd.config import content_hash
+from search.variants import model_file
 from sekd.errors import InputError
 
 
 def reprofile(results: Results, device_name: str, *, say: Callable[[str], None]) -> int:
     """Measures the network of every trained student of a study on a device; how many students there were.
+
+    A variant is a student of its own: it has a file of its own.
 
     Raises:
         InputError: the device cannot be measured, or no trained student is there.
@@ -25,30 +30,42 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
     device = load_device(device_name)
     require_measurable(device)
     require_agent(device)
-    trained = [r for r in results.records if r.status == "COMPLETE" and r.duplicate_of is None]
-    files = {r.number: results.folder / "trials" / str(r.number) / "model.onnx" for r in trained}
-    present = {number: path for number, path in files.items() if path.exists()}
-    if not present:
+    networks = _by_network(results)
+    if not networks:
         raise InputError(f"{results.folder}: no trained student to measure")
-    networks: dict[str, list[int]] = {}
-    for number, path in present.items():
-        networks.setdefault(_network(path.parent), []).append(number)
-    lock = DeviceLock(cache_folder() / "locks" / "local")
-    for count, numbers in enumerate(networks.values(), 1):
-        named = f"[{count}/{len(networks)}] trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
-        try:
-            latency = measure(present[numbers[0]], device, lock=lock)
-        except MeasurementFailed as error:
-            say(f"{named}: not measured: {error}")
-            continue
-        for number in numbers:
-            results.store.add_latency(device.name, number, latency.model_dump(mode="json"))
-        flags = f" ({', '.join(latency.flags)})" if latency.flags else ""
-        say(f"{named}: {latency.p50_ms:.4f} ms a hop{flags}")
-    lock.close()
-    return len(present)
+    with closing(DeviceLock(cache_folder() / "locks" / "local")) as local, measuring(device, local) as lock:
+        for count, (path, students) in enumerate(networks, 1):
+            named = f"[{count}/{len(networks)}] {_named(students)}"
+            try:
+                latency = measure(path, device, lock=lock)
+            except MeasurementFailed as error:
+                say(f"{named}: not {device.kind}: {error}")
+                continue
+            document = latency.model_dump(mode="json")
+            results.store.add_latency(device.name, {_key(student): document for student in students})
+            flags = f" ({', '.join(latency.flags)})" if latency.flags else ""
+            how = " predicted" if latency.kind == "predicted" else ""
+            say(f"{named}: {latency.p50_ms:.4f} ms a hop{how}{flags}")
+    return sum(len(students) for _, students in networks)
 
 
-def _network(trial: Path) -> str:
-    """Equal for equal networks, which noise must not tell apart."""
-    return content_hash(json.loads((trial / "config.json").read_text()).get("student"))
+def _by_network(results: Results) -> list[tuple[Path, list[TrialRecord]]]:
+    """A file of each network and all students that are it, which noise must not tell apart."""
+    found: dict[str, tuple[Path, list[TrialRecord]]] = {}
+    for student in results.records:
+        path = model_file(results.folder, student)
+        if student.trained and student.duplicate_of is None and path.exists():
+            found.setdefault(network_key(path), (path, []))[1].append(student)
+    return list(found.values())
+
+
+def _key(student: TrialRecord) -> tuple[int, str | None]:
+    return student.number, student.variant_id if student.variant else None
+
+
+def _named(students: list[TrialRecord]) -> str:
+    """``trials 3, 7`` and, of variants, the setting that made them this network."""
+    settings = {settings_text(student.variant) for student in students if student.variant}
+    numbers = list(dict.fromkeys(str(student.number) for student in students))
+    at = f" at {' / '.join(sorted(settings))}" if settings else ""
+    return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}{at}"

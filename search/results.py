@@ -6,34 +6,49 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from search.device import load_device
+from search.device import DeviceProfile, load_device
 from search.labels import kind_of
-from search.pareto import hypervolume, reference_point
-from search.record import Kind, TrialRecord
+from search.pareto import hypervolume
+from search.record import LATENCIES, Kind, TrialRecord
 from search.selection import front_of
 from search.store import Store, open_storage
-from search.study import StudyDefinition, read_study, run_folder
+from search.study import StudyDefinition, name_of_device, read_study, run_folder
 from search.tuner import counts
+from search.variants import flat, reference_for, students
 from sekd.errors import InputError
 
 
 class Results(NamedTuple):
-    """A study's definition, folder and records, seen from one device."""
+    """A study's definition, folder and trials, seen from one device."""
 
     study: StudyDefinition
     folder: Path
     store: Store
-    records: list[TrialRecord]
+    trials: list[TrialRecord]
     device: str
     baseline: dict[str, Any]
+    profile: DeviceProfile | None = None  # of another device than the study's own, where it can be found
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """Every student, flat: a trial with variants is there as these."""
+        return students(self.trials, self.limits, self.device, kind=self.kind)
 
     @property
     def kind(self) -> Kind:
-        return kind_of(self.records, self.device)
+        return kind_of(flat(self.trials), self.device)
 
     @property
     def limits(self) -> dict[str, float]:
-        return self.study.budget.limits()
+        """The study's budget; on another device without its latencies, but with what that device can hold."""
+        limits = self.study.budget.limits()
+        if self.device == self.study.device_name:
+            return limits
+        kept = {key: limit for key, limit in limits.items() if key not in LATENCIES}
+        own = {} if self.profile is None else self.profile.limits
+        return {key: min(limit, kept.get(key, limit)) for key, limit in own.items()} | {
+            key: limit for key, limit in kept.items() if key not in own
+        }
 
     @property
     def front(self) -> list[TrialRecord]:
@@ -51,67 +66,69 @@ def open_results(name: str, *, storage: str | None = None, device: str | None = 
     if storage is None and not (folder / "study.db").exists():
         raise InputError(f"{folder}: no study.db here yet: launch the study first")
     store = Store(study, open_storage(folder, storage))
-    records = store.records()
-    wanted = device or study.device_name
-    if wanted != study.device_name and not any(wanted in record.latency for record in records):
-        load_device(wanted)  # a mistyped name is told as such
+    trials = store.records()
+    wanted = name_of_device(device or study.device)
+    if wanted != study.device_name and not any(wanted in record.latency for record in flat(trials)):
+        load_device(device or wanted)  # a mistyped name is told as such
         raise InputError(
-            f"nothing of '{study.name}' was measured on '{wanted}': run sekd reprofile {name} --device {wanted}"
+            f"nothing of '{study.name}' was measured on '{wanted}': run sekd reprofile {name} --device {device}"
         )
     kept = folder / "baseline.json"
     baseline = json.loads(kept.read_text())["means"] if kept.exists() else (store.noted("baseline") or {})
-    return Results(study, folder, store, records, wanted, baseline)
+    return Results(study, folder, store, trials, wanted, baseline, _profile(study, device, wanted))
+
+
+def _profile(study: StudyDefinition, device: str | None, name: str) -> DeviceProfile | None:
+    """The profile of another device, by what the command or the study calls it."""
+    if name == study.device_name:
+        return None
+    for found in [device or name, *(other for other in study.also_on if name_of_device(other) == name)]:
+        try:
+            return load_device(found)
+        except InputError:  # a file that is elsewhere or gone: what was measured is on record all the same
+            continue
+    return None
 
 
 def hypervolume_over_trials(results: Results) -> list[float]:
     """Hypervolume of the front after each counted trial, against one reference for the whole study."""
     names, directions = results.study.objectives.names, results.study.objectives.directions
-    counted = [record for record in results.records if counts(record)]
-    points = [[r.value(name, results.device, kind=results.kind) for name in names] for r in counted]
-    whole = [point for point in points if None not in point]
+    kind, limits = results.kind, results.limits
+    counted = [flat([trial]) for trial in results.trials if counts(trial)]
+    points = [[r.value(name, results.device, kind=kind) for name in names] for trial in counted for r in trial]
+    whole: list[Any] = [point for point in points if None not in point]
     if not whole:
         return [0.0] * len(counted)
-    reference = _reference(results, whole)
+    reference = reference_for(whole, names, limits, results.baseline.get("unprocessed", {}))
     volumes = []
-    for last in range(1, len(counted) + 1):
-        front = front_of(counted[:last], names, results.limits, results.device, kind=results.kind)
-        values = [[float(r.value(n, results.device, kind=results.kind) or 0) for n in names] for r in front]
+    front: list[TrialRecord] = []
+    for trial in counted:
+        front = front_of([*front, *trial], names, limits, results.device, kind=kind)
+        values = [[float(r.value(n, results.device, kind=kind) or 0) for n in names] for r in front]
         volumes.append(hypervolume(values, reference, directions) if values else 0.0)
     return volumes
-
-
-def _reference(results: Results, points: list[Any]) -> list[float]:
-    """Unprocessed audio at the budget's edge: what a student must beat to be worth anything."""
-    reference = reference_point(points, results.study.objectives.directions)
-    for place, name in enumerate(results.study.objectives.names):
-        if name in results.limits:
-            reference[place] = results.limits[name]
-        unprocessed = results.baseline.get("unprocessed", {}).get(name)
-        if unprocessed and unprocessed["mean"] is not None:
-            reference[place] = unprocessed["mean"]
-    return reference
 
 
 def status_document(results: Results) -> dict[str, Any]:
     """The JSON of ``status``, also printed at the end of ``launch`` and ``resume``."""
     by_status = {name: 0 for name in ("complete", "infeasible", "stopped", "failed")}
-    for record in results.records:
-        if record.duplicate_of is None:
-            by_status[record.status.lower()] += 1
-    trained = [record for record in results.records if record.seconds.train is not None and record.duplicate_of is None]
+    for trial in results.trials:
+        if trial.duplicate_of is None:
+            by_status[trial.status.lower()] += 1
+    trained = [trial for trial in results.trials if trial.seconds.train is not None and trial.duplicate_of is None]
     spent = {
         stage: round(sum(getattr(record.seconds, stage) or 0.0 for record in trained), 1)
         for stage in ("train", "evaluate", "measure")
     }
     each = spent["train"] / len(trained) if trained else 0.0
-    untrained = by_status["infeasible"] + sum(r.duplicate_of is not None for r in results.records)
+    untrained = by_status["infeasible"] + sum(r.duplicate_of is not None for r in results.trials)
     volumes = hypervolume_over_trials(results)
     return {
         "study": results.study.name,
         "trials": {
             **by_status,
             "running": len(results.store.running()),
-            "duplicate": sum(record.duplicate_of is not None for record in results.records),
+            "duplicate": sum(trial.duplicate_of is not None for trial in results.trials),
         },
         "hypervolume": volumes[-1] if volumes else 0.0,
         "hypervolume_over_trials": volumes,

@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
+from search.device import had_kind
 from search.record import TrialRecord
 from search.space import Domain, in_order, only_active
 from search.study import StudyDefinition
@@ -55,7 +56,7 @@ def make_sampler(study: StudyDefinition, number: int) -> BaseSampler:
 def suggest(trial: optuna.Trial, study: StudyDefinition) -> dict[str, Any]:
     """A value for every key that matters under the values before it."""
     values: dict[str, Any] = {}
-    for key, domain, wanted in in_order(study.space):
+    for key, domain, wanted in in_order(study.searched):
         if wanted is None or wanted.holds(values):
             values[key] = _plain(domain, _ask(trial, key, _distribution(domain)))
     return values
@@ -76,17 +77,17 @@ def propose(twin: optuna.Study, study: StudyDefinition) -> dict[str, Any]:
         return suggest(twin.ask(), study)
     # The Gaussian process knows only keys that every trial has: it is asked for all, and what is inactive is dropped.
     asked = twin.ask(distributions(study)).params
-    return only_active(study.space, {key: _plain(study.space[key], value) for key, value in asked.items()})
+    return only_active(study.searched, {key: _plain(study.space[key], value) for key, value in asked.items()})
 
 
 def distributions(study: StudyDefinition) -> dict[str, BaseDistribution]:
-    """The whole space as Optuna's distributions."""
-    return {key: _distribution(domain) for key, domain in study.space.items()}
+    """All that is searched as Optuna's distributions."""
+    return {key: _distribution(domain) for key, domain in study.searched.items()}
 
 
 def filled(params: Mapping[str, Any], study: StudyDefinition) -> dict[str, Any]:
     """Stored settings with one fixed value for each key that did not matter, so that none of it is noise."""
-    return {key: _stored(domain, domain.some()[0]) for key, domain in study.space.items()} | dict(params)
+    return {key: _stored(domain, domain.some()[0]) for key, domain in study.searched.items()} | dict(params)
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
@@ -117,14 +118,14 @@ def stored(settings: Mapping[str, Any], study: StudyDefinition) -> dict[str, Any
 
 
 def told(record: TrialRecord, study: StudyDefinition, known: Sequence[TrialRecord]) -> Told:
-    """How Optuna hears of ``record``.
+    """How Optuna hears of ``record``: a trial, or the variant that speaks for it; ``known`` are students, flat.
 
     An infeasible trial must teach without being trained: TPE learns from a pruned trial with constraints, but the
     Gaussian process never sees pruned ones and would propose infeasible points for ever, so to it the trial is
     complete, with its true costs and the worst quality seen.
     """
     state = optuna.trial.TrialState
-    figures = [record.value(name, study.device_name) for name in study.objectives.names]
+    figures = [_value(record, name, study) for name in study.objectives.names]
     if record.status == "COMPLETE" and None not in figures:
         return Told(state.COMPLETE, [float(value) for value in figures if value is not None])
     if record.status in ("FAILED", "RUNNING"):
@@ -135,8 +136,12 @@ def told(record: TrialRecord, study: StudyDefinition, known: Sequence[TrialRecor
     return Told(state.COMPLETE, [w if value is None else float(value) for value, w in zip(figures, worst, strict=True)])
 
 
+def _value(record: TrialRecord, name: str, study: StudyDefinition) -> float | None:
+    return record.value(name, study.device_name, kind=had_kind(study.device))
+
+
 def _worst(name: str, study: StudyDefinition, known: Sequence[TrialRecord]) -> float:
-    values = [value for record in known if (value := record.value(name, study.device_name)) is not None]
+    values = [value for record in known if (value := _value(record, name, study)) is not None]
     if not values:
         return 0.0
     return min(values) if name == study.objectives.quality else max(values)
@@ -149,7 +154,7 @@ def constraints(record: TrialRecord, study: StudyDefinition) -> dict[str, float]
     """
     shares = {}
     for key, limit in study.budget.limits().items():
-        value = record.value(key, study.device_name)
+        value = _value(record, key, study)
         shares[key] = 0.0 if value is None else value / limit - 1
     # The rest: an operator that the device lacks, its memory, a latency that could not be had.
     shares["other"] = 1.0 if record.status == "INFEASIBLE" and max(shares.values(), default=0) <= 0 else -1.0
@@ -158,6 +163,8 @@ def constraints(record: TrialRecord, study: StudyDefinition) -> dict[str, float]
 
 def lapsed(record: TrialRecord, study: StudyDefinition) -> bool:
     """Whether a trial was infeasible under an earlier budget only, so that nothing speaks against it today."""
+    if record.variants:  # one setting that fits today is enough
+        return record.status == "INFEASIBLE" and any(lapsed(variant, study) for variant in record.variants)
     if record.status != "INFEASIBLE" or not record.violations:
         return False
     of_budgets = all(violation.key in type(study.budget).model_fields for violation in record.violations)

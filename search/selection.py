@@ -102,8 +102,8 @@ def front_of(
 
 def _usable(record: TrialRecord, limits: Mapping[str, float], device: str, kind: Kind) -> bool:
     # A duplicate is the same student under a second number.
-    complete = record.status == "COMPLETE" and record.duplicate_of is None
-    return complete and not fits(record, limits, device, kind=kind)
+    own = record.trained and record.duplicate_of is None
+    return own and not fits(record, limits, device, kind=kind)
 
 
 def _or_worst(value: float | None) -> float:

@@ -22,7 +22,7 @@ class Domain(Frozen):
     step: float | None = None
     log: bool = False
     when: str | None = None
-    free: bool = False  # acts after training: swept on the trained student
+    free: bool = False  # swept on the trained student instead of searched
 
     @model_validator(mode="after")
     def _one_kind(self) -> Domain:
@@ -41,8 +41,10 @@ class Domain(Frozen):
             raise ValueError("step must be above 0, and goes with neither log nor choice")
         if self.step is not None and self.integers is not None and self.step % 1:
             raise ValueError(f"step = {self.step} of whole numbers must be whole")
-        if self.free:
-            raise ValueError("free = true: no setting of a built family acts after training yet")
+        if self.free and self.when is not None:
+            raise ValueError("free = true and when do not go together: every setting is tried on every student")
+        if self.free and self.choice is None and (self.log or (self.floats is not None and self.step is None)):
+            raise ValueError("free = true tries every setting: give choice, or int or float with a step")
         return self
 
     def holds(self, value: Any) -> bool:
@@ -54,6 +56,16 @@ class Domain(Frozen):
             return False
         steps = (value - low) / self.step if self.step else 0
         return low <= value <= high and math.isclose(steps, round(steps), abs_tol=1e-9)
+
+    def every(self) -> list[Any]:
+        """All values of a finite domain, in order."""
+        if self.choice is not None:
+            return list(self.choice)
+        if self.integers is not None:
+            return list(range(self.integers[0], self.integers[1] + 1, int(self.step or 1)))
+        (low, high), step = self.floats or (0, 0), self.step or 1
+        # Rounded, because 0.1 + 2 * 0.1 is no setting that anybody wrote.
+        return [round(low + step * k, 12) for k in range(int((high - low) / step + 1e-9) + 1)]
 
     def some(self) -> list[Any]:
         """A few values that span the domain: all choices, or both ends and the middle."""
@@ -68,6 +80,44 @@ class Domain(Frozen):
 
 
 Space = dict[str, Domain]
+
+# What acts on a trained student; every other key decides how one is trained.
+AFTER_TRAINING = ("deploy.",)
+MOST_SETTINGS = 16  # of all free keys together: each costs an export, a scoring and a measurement of every student
+
+
+def check_free(space: Space) -> None:
+    """Refuses a free key that acts in training, a searched one that acts after it, and a sweep without end.
+
+    Raises:
+        InputError: names the key.
+    """
+    for key, domain in space.items():
+        after = key.startswith(AFTER_TRAINING)
+        if after and not domain.free:
+            raise InputError(f"space.'{key}' acts after training: it needs free = true")
+        if domain.free and not after:
+            raise InputError(
+                f"space.'{key}': free = true, but it acts in training; "
+                f"after training act {', '.join(f'{prefix}*' for prefix in AFTER_TRAINING)}"
+            )
+        if domain.when is not None and (wanted := condition(domain.when, f"space.'{key}'").key) in space:
+            if space[wanted].free:
+                raise InputError(f"space.'{key}'.when: '{wanted}' is free: it has every value on every student")
+    count = math.prod(len(domain.every()) for domain in space.values() if domain.free)
+    if count > MOST_SETTINGS:
+        raise InputError(f"space: the free keys have {count} settings together, at most {MOST_SETTINGS}")
+
+
+def searched(space: Space) -> Space:
+    """The keys that decide how a student is trained: all that a sampler may see."""
+    return {key: domain for key, domain in space.items() if not domain.free}
+
+
+def sweep(space: Space) -> list[dict[str, Any]]:
+    """Every setting of the free keys, in order; none where there is no free key."""
+    free = {key: domain.every() for key, domain in space.items() if domain.free}
+    return [dict(zip(free, values, strict=True)) for values in product(*free.values())] if free else []
 
 
 class Condition(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.device import had_kind
 from search.record import TrialRecord
 from search.sampler import (
     constraints,
@@ -28,6 +29,7 @@ from search.sampler import (
     told,
 )
 from search.study import StudyDefinition
+from search.variants import Speakers, flat
 from sekd.errors import InputError
 
 FORMAT = 1  # of what we write into a study
@@ -121,7 +123,7 @@ class Store:
             )
 
     def records(self) -> list[TrialRecord]:
-        """Every finished trial in order, with the latencies that were measured afterwards."""
+        """Every finished trial in order, its variants in it, with the latencies that were measured afterwards."""
         if self._records is None:
             trials = self._study.get_trials(deepcopy=False)
             self._records = {
@@ -130,23 +132,21 @@ class Store:
                 if trial.state.is_finished() and RECORD in trial.user_attrs
             }
         later = self._later_latencies()
-        return [
-            record.model_copy(update={"latency": record.latency | later.get(number, {})})
-            for number, record in sorted(self._records.items())
-        ]
+        return [_with_later(record, later) for _, record in sorted(self._records.items())]
 
-    def _later_latencies(self) -> dict[int, dict[str, Any]]:
-        found: dict[int, dict[str, Any]] = {}
+    def _later_latencies(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
         for key, measured in self._study.user_attrs.items():
             if key.startswith(LATENCY):
-                for number, latency in measured.items():
-                    found.setdefault(int(number), {})[key.removeprefix(LATENCY)] = latency
+                for student, latency in measured.items():
+                    found.setdefault(student, {})[key.removeprefix(LATENCY)] = latency
         return found
 
-    def add_latency(self, device: str, number: int, latency: Mapping[str, Any]) -> None:
-        """A latency measured after the trial: on another device, or again on its own."""
+    def add_latency(self, device: str, latencies: Mapping[tuple[int, str | None], Mapping[str, Any]]) -> None:
+        """Latencies had after the trial, on another device or again on its own, by number and variant if there are."""
         known = self._study.user_attrs.get(LATENCY + device, {})
-        self.note(LATENCY + device, {**known, str(number): dict(latency)})
+        added = {_later_key(number, variant): dict(latency) for (number, variant), latency in latencies.items()}
+        self.note(LATENCY + device, {**known, **added})
 
     def note(self, key: str, value: Any) -> None:
         """A fact about the whole study, such as what unprocessed audio scores."""
@@ -182,22 +182,32 @@ class Store:
         twin = optuna.create_study(directions=self.definition.objectives.directions, sampler=sampler)
         records = {record.number: record for record in self.records()}
         standing = [t for t in known if t.number not in records or not lapsed(records[t.number], self.definition)]
-        twin.add_trials([self._as_today(trial, records) for trial in standing])
+        heard, students = self._speakers(list(records.values())), flat(list(records.values()))
+        twin.add_trials([self._as_today(trial, heard, students) for trial in standing])
         if number < len(first):
             twin.enqueue_trial(stored(first[number], self.definition))
         return propose(twin, self.definition)
 
-    def _as_today(self, trial: FrozenTrial, records: Mapping[int, TrialRecord]) -> FrozenTrial:
+    def _as_today(
+        self, trial: FrozenTrial, heard: Mapping[int, TrialRecord], known: Sequence[TrialRecord]
+    ) -> FrozenTrial:
         """A trial as it would be told under today's budget, which may have changed since; constraints in one order."""
-        record = records.get(trial.number)
+        record = heard.get(trial.number)
         params, spaces = trial.params, trial.distributions
         if kind_of(self.definition) == "gp":
             params, spaces = filled(params, self.definition), distributions(self.definition)
         if record is None:
             return optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=spaces)
-        state, values = told(record, self.definition, list(records.values()))
+        state, values = told(record, self.definition, known)
         limits = constraints(record, self.definition)
         return optuna.create_trial(state=state, values=values, params=params, distributions=spaces, constraints=limits)
+
+    def _speakers(self, records: list[TrialRecord]) -> dict[int, TrialRecord]:
+        """Which variant speaks for each trial under today's budget."""
+        study, kind = self.definition, had_kind(self.definition.device)
+        scores = (self.noted("baseline") or {}).get("unprocessed", {})
+        limits, device = study.budget.limits(), study.device_name
+        return Speakers(study.objectives.names, limits, device, kind=kind, unprocessed=scores).of(records)
 
     def settings(self, number: int) -> dict[str, Any]:
         """The settings of a running trial."""
@@ -213,12 +223,26 @@ class Store:
         with _speaking():
             trial = self._trial(record.number)
             trial.set_user_attr(RECORD, record.model_dump_json())
-            for key, value in constraints(record, self.definition).items():
+            known = self.records()
+            speaker = self._speakers([*known, record])[record.number]
+            for key, value in constraints(speaker, self.definition).items():
                 trial.set_constraint(key, value)
-            state, values = told(record, self.definition, self.records())
+            state, values = told(speaker, self.definition, flat(known))
             self._study.tell(record.number, values, state=state)
         if self._records is not None:
             self._records[record.number] = record
+
+
+def _with_later(record: TrialRecord, later: Mapping[str, dict[str, Any]]) -> TrialRecord:
+    """``record`` with what was measured after it; a device that gave a latency by now is flagged no longer."""
+    found = later.get(_later_key(record.number, record.variant_id if record.variant else None), {})
+    variants = [_with_later(variant.model_copy(update={"number": record.number}), later) for variant in record.variants]
+    flags = [flag for flag in record.flags if flag.removeprefix("unmeasured:") not in found]
+    return record.model_copy(update={"latency": record.latency | found, "variants": variants, "flags": flags})
+
+
+def _later_key(number: int, variant: str | None) -> str:
+    return str(number) if variant is None else f"{number}:{variant}"
 
 
 @contextmanager

@@ -13,7 +13,18 @@ import tomlkit
 from pydantic import Field, model_validator
 
 from search.record import COSTS, DIRECTIONS, LATENCIES, METRICS
-from search.space import Space, check_conditions, corners, in_order, merged, nested, only_active
+from search.space import (
+    Space,
+    check_conditions,
+    check_free,
+    corners,
+    in_order,
+    merged,
+    nested,
+    only_active,
+    searched,
+    sweep,
+)
 from sekd.config import Frozen, content_hash, expand_path, parse, read_toml
 from sekd.errors import InputError, nearest
 from sekd.teacher_source import absolute_reference
@@ -82,6 +93,7 @@ class StudyDefinition(Frozen):
 
     name: str
     device: str
+    also_on: tuple[str, ...] = ()  # devices on which every trained student is measured besides
     trials: int = Field(ge=1)
     seed: int = Field(0, ge=0)
     objectives: Objectives = Objectives()
@@ -107,7 +119,17 @@ class StudyDefinition(Frozen):
     @property
     def device_name(self) -> str:
         """What records are kept under: ``device`` itself, or the name of the profile at that path."""
-        return Path(self.device).stem if self.device.endswith(".toml") else self.device
+        return name_of_device(self.device)
+
+    @property
+    def searched(self) -> Space:
+        """The space without its free keys: what a proposal holds."""
+        return searched(self.space)
+
+    @property
+    def sweep(self) -> list[dict[str, Any]]:
+        """The settings of the free keys that every trained student is tried at; none without free keys."""
+        return sweep(self.space)
 
     @property
     def conditional(self) -> bool:
@@ -115,7 +137,8 @@ class StudyDefinition(Frozen):
 
     def documents(self) -> list[dict[str, Any]]:
         """Trial documents that together touch every key of the space (see ``space.corners``)."""
-        return [self.document(params) for params in corners(self.space)]
+        found = [self.document(params) for params in corners(self.searched)]
+        return found + [self.document(setting) for setting in self.sweep]
 
     def document(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """One trial's configuration as a plain document: the base, with ``params`` laid over it."""
@@ -125,9 +148,9 @@ class StudyDefinition(Frozen):
     def sample(self, rng: random.Random) -> dict[str, Any]:
         """One setting drawn evenly from the space."""
         drawn: dict[str, Any] = {}
-        for key, domain, _ in in_order(self.space):
+        for key, domain, _ in in_order(self.searched):
             drawn[key] = _draw(domain, rng)
-        return only_active(self.space, drawn)
+        return only_active(self.searched, drawn)
 
     @property
     def reads_features(self) -> bool:
@@ -143,12 +166,17 @@ class StudyDefinition(Frozen):
 
     def first(self) -> list[dict[str, Any]]:
         """What is tried before the sampler decides: the middle of the space without a teacher, then the user's."""
-        middle = {key: domain.some()[len(domain.some()) // 2] for key, domain, _ in in_order(self.space)}
+        middle = {key: domain.some()[len(domain.some()) // 2] for key, domain, _ in in_order(self.searched)}
         key = "distill.schedule.kind"
         domain = self.space.get(key)
         if domain is not None and domain.choice is not None and "supervised" in domain.choice:
             middle[key] = "supervised"
-        return [only_active(self.space, middle), *self.enqueue]
+        return [only_active(self.searched, middle), *self.enqueue]
+
+
+def name_of_device(device: str) -> str:
+    """What a device that a study or a command names is called: the name itself, or that of the file at a path."""
+    return Path(device).stem if device.endswith(".toml") else device
 
 
 def _draw(domain: Any, rng: random.Random) -> Any:
@@ -193,7 +221,11 @@ def _check_space(study: StudyDefinition, where: str) -> None:
     from sekd.distillation import DistillConfig  # late: it brings torch
 
     _check_keys(study, where)
-    check_conditions(study.space)
+    try:
+        check_free(study.space)
+        check_conditions(study.searched)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     for document in [study.document({}), *study.documents(), *(study.document(first) for first in study.first())]:
         config = parse(DistillConfig, document, where)
         if not config.student.streams:
@@ -213,7 +245,7 @@ def _check_space(study: StudyDefinition, where: str) -> None:
             )
 
 
-SEARCHABLE = ("student", "distill", "train")  # the rest of a trial's configuration is the study's own
+SEARCHABLE = ("student", "distill", "train", "deploy")  # the rest of a trial's configuration is the study's own
 
 
 def _check_keys(study: StudyDefinition, where: str) -> None:
@@ -229,6 +261,8 @@ def _check_keys(study: StudyDefinition, where: str) -> None:
         for key in settings:
             if key not in study.space:
                 raise InputError(f"{where}: enqueue: '{key}' is not in the space{nearest(key, study.space)}")
+            if study.space[key].free:
+                raise InputError(f"{where}: enqueue: '{key}' is free: every setting of it is tried anyway")
 
 
 PATHS = [("data", part, key) for part in ("train", "valid") for key in ("manifest", "clean", "noise", "noisy")]
@@ -238,6 +272,10 @@ def _absolute(document: Any, base: Path) -> None:
     """Makes the paths of a document absolute in place; ``demo`` is a word, not a path."""
     if isinstance(document.get("device"), str) and document["device"].endswith(".toml"):
         document["device"] = str(expand_path(document["device"], base))
+    if isinstance(also := document.get("also_on"), list):
+        document["also_on"] = [
+            str(expand_path(name, base)) if isinstance(name, str) and name.endswith(".toml") else name for name in also
+        ]
     for *parents, key in [*PATHS, ("teacher", "model")]:
         table = document
         for name in parents:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 
 from search.driver import drive
+from search.labels import settings_text
 from search.progress import view_for
 from search.record import TrialRecord
 from search.results import Results, front_document, open_results, status_document
@@ -59,8 +60,8 @@ def _after_search(results: Results, nearest: list[TrialRecord] | None, options: 
         _show_end(results, nearest)
     if nearest is not None:
         return 3
-    failed = [record for record in results.records if record.status == "FAILED"]
-    if failed and not any(record.status == "COMPLETE" for record in results.records):
+    failed = [trial for trial in results.trials if trial.status == "FAILED"]
+    if failed and not any(trial.status == "COMPLETE" for trial in results.trials):
         print(f"sekd: no trial succeeded; the last one: {failed[-1].reason}", file=sys.stderr)
         return 1
     return _after_launch(results, options) if getattr(options, "select", False) else 0
@@ -103,7 +104,9 @@ def status(options: Namespace) -> int:
     print(f"hypervolume: {document['hypervolume']:.4g} (over trials: {', '.join(f'{v:.3g}' for v in shown) or '-'})")
     if document["best"]:
         scores = ", ".join(f"{k} {v:.3f}" for k, v in document["best"]["scores"].items() if v is not None)
-        print(f"best so far: trial {document['best']['number']}, {scores}")
+        setting = document["best"]["variant"]
+        at = f" at {settings_text(setting)}" if setting else ""
+        print(f"best so far: trial {document['best']['number']}{at}, {scores}")
     return 0
 
 
@@ -113,7 +116,7 @@ def front(options: Namespace) -> int:
         print(json.dumps(front_document(results, everything=options.all)))
         return 0
     names = results.study.objectives.names
-    shown = [r for r in results.records if r.status == "COMPLETE"] if options.all else results.front
+    shown = [r for r in results.records if r.trained and r.duplicate_of is None] if options.all else results.front
     title = f"{'all trained students' if options.all else 'Pareto front'} of {results.study.name} on {results.device}"
     _console().print(front_table(shown, names, results.device, title=title))
     return 0

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_serializer
+
 from search.device import DeviceProfile
 from search.study import StudyDefinition
 from sekd.config import Frozen
@@ -24,12 +26,14 @@ class Job(Frozen):
     limits: dict[str, float]
     metrics: tuple[str, ...]
     quality: str
+    sweep: tuple[dict[str, Any], ...] = ()  # settings of the free keys, each a variant; none without free keys
 
 
 class Shared(Frozen):
     """What all jobs of a run have in common."""
 
     device: DeviceProfile
+    others: tuple[DeviceProfile, ...] = ()  # measured besides, once a student is trained
     latency_wanted: bool  # an objective or a limit needs it
     pool: Path | None
     valid: Path
@@ -45,6 +49,13 @@ class Shared(Frozen):
     threads: int
     torch_device: str
     frames: int
+
+    @field_serializer("device", "others")
+    def _as_written(self, profiles: DeviceProfile | tuple[DeviceProfile, ...]) -> Any:
+        """Without defaults: a number that nobody gave has no source, and could not be read again."""
+        if isinstance(profiles, DeviceProfile):
+            return profiles.model_dump(mode="json", exclude_unset=True)
+        return [profile.model_dump(mode="json", exclude_unset=True) for profile in profiles]
 
 
 Job.model_rebuild()
@@ -68,4 +79,5 @@ def make_job(
         limits=study.budget.limits(),
         metrics=metrics_of(study),
         quality=study.objectives.quality,
+        sweep=tuple(study.sweep),
     )

@@ -8,14 +8,15 @@ from typing import Any
 
 from search.backends.base import Backend, Died, Done, Progress
 from search.baseline import gated_baseline
-from search.device import load_device, require_torch_device
-from search.preflight import check_device, check_recordings, check_trust, wants_latency
+from search.device import had_kind, load_device, require_torch_device
+from search.preflight import check_also_on, check_device, check_recordings, check_trust, wants_latency
 from search.record import TrialRecord
 from search.sampler import lapsed
 from search.selection import fits, nearest_misses
 from search.store import Store, open_storage
 from search.study import StudyDefinition, cache_folder
 from search.trial import Job, Shared, make_job
+from search.variants import students
 from sekd.cache import write_json
 from sekd.config import content_hash, parse
 from sekd.distillation import DistillConfig
@@ -78,6 +79,7 @@ class Tuner:
         self.study, self.folder, self.backend, self.view = study, folder, backend, view
         self.device = load_device(study.device)
         check_device(study, self.device)
+        self.others = check_also_on(study)
         require_torch_device(torch_device)
         data = parse(DistillConfig, study.document({}), study.name)
         check_trust(data, trust_code)
@@ -108,6 +110,7 @@ class Tuner:
         teacher = self.baseline["means"].get("teacher", {}).get(self.study.objectives.quality)
         return Shared(
             device=self.device,
+            others=self.others,
             latency_wanted=wants_latency(self.study),
             pool=self.prepared.pool,
             valid=self.prepared.valid,
@@ -233,14 +236,15 @@ class Tuner:
         self.view.trial_ended(record, done, max(wanted, done))
 
     def _closing_words(self, ended: str | None) -> None:
-        records, limits = self.store.records(), self.study.budget.limits()
+        limits, kind, device = self.study.budget.limits(), had_kind(self.study.device), self.device.name
+        records = students(self.store.records(), limits, device, kind=kind)
         if ended is not None:
             self.view.say(ended)
         known = [record for record in records if record.status in ("COMPLETE", "INFEASIBLE")]
-        if known and all(r.status == "INFEASIBLE" or fits(r, limits, self.device.name) for r in known):
+        if known and all(r.status == "INFEASIBLE" or fits(r, limits, device, kind=kind) for r in known):
             raise NothingFits(
-                f"no student of '{self.study.name}' fits its budget on {self.device.name}",
-                nearest_misses(records, limits, self.device.name),
+                f"no student of '{self.study.name}' fits its budget on {device}",
+                nearest_misses(records, limits, device, kind=kind),
             )
 
 

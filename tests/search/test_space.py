@@ -4,7 +4,19 @@ import random
 
 import pytest
 
-from search.space import Domain, check_conditions, condition, corners, in_order, merged, nested, only_active
+from search.space import (
+    Domain,
+    check_conditions,
+    check_free,
+    condition,
+    corners,
+    in_order,
+    merged,
+    nested,
+    only_active,
+    searched,
+    sweep,
+)  # fmt: skip
 from search.study import _draw
 from sekd.config import parse
 from sekd.errors import InputError
@@ -31,7 +43,9 @@ def space_of(**tables):
         ({"choice": [1, 2], "step": 1}, "nor choice"),
         ({"int": [1.5, 9]}, "int"),
         ({"int": [1, 2, 3]}, "int"),
-        ({"choice": [1, 2], "free": True}, "after training"),
+        ({"float": [0.0, 1.0], "free": True}, "tries every setting"),
+        ({"int": [1, 8], "log": True, "free": True}, "tries every setting"),
+        ({"choice": [1, 2], "free": True, "when": "a is b"}, "do not go together"),
         ({"chioce": [1, 2]}, "did you mean 'choice'"),
     ],
 )
@@ -39,6 +53,54 @@ def test_a_domain_that_makes_no_sense_is_named(table, part):
     with pytest.raises(InputError, match=part) as caught:
         parse(Domain, table, "space")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "every"),
+    [
+        ({"choice": ["a", "b"]}, ["a", "b"]),
+        ({"int": [1, 4]}, [1, 2, 3, 4]),
+        ({"int": [5, 21], "step": 5}, [5, 10, 15, 20]),
+        ({"float": [0.1, 0.5], "step": 0.2}, [0.1, 0.3, 0.5]),
+    ],
+)
+def test_a_finite_domain_lists_itself(table, every):
+    domain = parse(Domain, table | {"free": True}, "space")
+    assert domain.every() == every
+    assert all(map(domain.holds, every))
+
+
+def free_space():
+    return space_of(
+        student__width={"choice": [8, 12]},
+        deploy__dtype={"choice": ["fp32", "int8_dynamic"], "free": True},
+        deploy__exclude={"choice": [[], ["Conv"]], "free": True},
+    )
+
+
+def test_the_sweep_is_the_product_of_the_free_keys_in_order():
+    space = free_space()
+    assert list(searched(space)) == ["student.width"]
+    assert [tuple(setting.values()) for setting in sweep(space)] == [
+        ("fp32", []), ("fp32", ["Conv"]), ("int8_dynamic", []), ("int8_dynamic", ["Conv"]),
+    ]  # fmt: skip
+    assert list(sweep(space)[0]) == ["deploy.dtype", "deploy.exclude"]
+    assert sweep(searched(space)) == []
+    check_free(space)
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"deploy__dtype": {"choice": ["fp32"]}}, "'deploy.dtype' acts after training: it needs free = true"),
+        ({"student__width": {"choice": [8], "free": True}}, r"'student.width': free = true, but it acts in training"),
+        ({"train__lr": {"float": [0.1, 0.2], "when": "deploy.dtype is fp32"}}, "'deploy.dtype' is free"),
+        ({"deploy__calibration_s": {"int": [1, 5], "free": True}}, "20 settings together, at most 16"),
+    ],
+)
+def test_what_is_free_acts_after_training_and_nothing_else_is(changed, part):
+    with pytest.raises(InputError, match=part):
+        check_free(free_space() | space_of(**changed))
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,22 @@ MISTAKES = {
     "enqueue value": ({"enqueue": [{"student.width": 5}]}, "5 is no value of 'student.width'"),
     "no supervised": ({"space/distill.schedule.kind": {"choice": ["two_step", "one_step"]}}, "must offer 'supervised'"),
     "needs a teacher": ({"teacher": None}, "needs a \\[teacher\\]"),
+    "free in training": (
+        {"space/train.lr": {"choice": [1e-3], "free": True}},
+        "'train.lr': free = true, but it acts in",
+    ),
+    "not free": ({"space/deploy.dtype": {"choice": ["fp32"]}}, "'deploy.dtype' acts after training"),
+    "free value": (
+        {"space/deploy.dtype": {"choice": ["fp32", "int9"], "free": True}},
+        "'deploy.dtype' = 'int9'",
+    ),
+    "free key": ({"space/deploy.dtpe": {"choice": [1], "free": True}}, "'deploy.dtpe'; did you mean 'dtype'"),
+    "enqueue free": (
+        {"space/deploy.dtype": {"choice": ["fp32"], "free": True}, "enqueue": [{"deploy.dtype": "fp32"}]},
+        "enqueue: 'deploy.dtype' is free",
+    ),
+    "base deploy": ({"base/deploy/dtpe": "fp32"}, "'deploy.dtpe'; did you mean 'dtype'"),
+    "also on": ({"also_on": "x86-1core"}, "'also_on' = 'x86-1core'"),
     "run": ({"run/worker": 1}, "unknown key 'run.worker'; did you mean 'workers'"),
     "sampler": ({"search/sampler": "gpu"}, "'search.sampler' = 'gpu'"),
     "seed": ({"seed": -1}, "'seed' = -1"),
@@ -78,11 +94,13 @@ def test_no_toml(tmp_path, text):
 
 def test_paths_are_relative_to_the_file_and_take_variables(tmp_path, monkeypatch):
     changes = {"data/train/manifest": "${RECORDINGS:-own}/MANIFEST.csv", "device": "my.toml"}
+    changes["also_on"] = ["x86-1core", "${NO_FOLDER:-b}/other.toml"]
     path = write_definition(tmp_path / "a", changes)
     study = read_study(path)
     assert study.data["train"]["manifest"] == str(tmp_path / "a/own/MANIFEST.csv")
     assert study.data["valid"]["manifest"] == "demo"
     assert (study.device, study.device_name) == (str(tmp_path / "a/my.toml"), "my")
+    assert study.also_on == ("x86-1core", str(tmp_path / "a/b/other.toml"))
     monkeypatch.setenv("RECORDINGS", "/there")
     assert read_study(path).data["train"]["manifest"] == "/there/MANIFEST.csv"
 
@@ -119,6 +137,9 @@ def test_what_a_run_keeps_reads_the_same_elsewhere(tmp_path):
         ({"run/workers": 7}, []),
         ({"run/threads": 4}, []),
         ({"device": "cortex-m7"}, []),
+        ({"also_on": ["x86-1core"]}, []),
+        ({"space/deploy.dtype": {"choice": ["fp32"], "free": True}}, ["space"]),
+        ({"base/deploy": {"dtype": "int8_dynamic"}}, ["base"]),
         ({"budget/weight_kib": 9}, []),
         ({"enqueue": [{"student.width": 8}]}, []),
         ({"data/train/manifest": "/elsewhere/MANIFEST.csv"}, []),

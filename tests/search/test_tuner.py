@@ -321,7 +321,9 @@ def test_the_gaussian_process_learns_what_does_not_fit(tmp_path):
     assert {trial.state.name for trial in trials} == {"COMPLETE"}
     assert all(trial.constraints.keys() == {"macs_per_s", "weight_kib", "other"} for trial in trials)
     by_number = {record.number: record for record in records}
-    seen = [tuple(tuner.store._as_today(trial, by_number).constraints) for trial in trials]  # by the sampler, by place
+    seen = [
+        tuple(tuner.store._as_today(trial, by_number, records).constraints) for trial in trials
+    ]  # by the sampler, by place
     assert set(seen) == {("macs_per_s", "weight_kib", "other")}
     for trial, record in zip(trials, records, strict=True):
         over = max(trial.constraints.values()) > 0

@@ -1,0 +1,179 @@
+"""A trained student at one setting of its free knobs: written for its device, checked, scored and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from search.cost import cost_of
+from search.device import DeviceProfile
+from search.device_lock import DeviceLock
+from search.measure import SCREENING, Level, MeasurementFailed, measure
+from search.network_latency import measuring, network_latency
+from search.record import Cost, Score, Seconds, TrialRecord
+from search.scoring import Enhance, Tell, evaluate_student
+from search.space import merged, nested
+from search.trial import Job, Shared
+from search.variants import variant_folder, variant_id
+from sekd.config import parse
+from sekd.deployment import DeployConfig
+from sekd.distillation import DistillConfig
+from sekd.errors import InputError
+from sekd.export import Export, export_error
+from sekd.models import Enhancer
+from sekd.quantize import write_deployed
+from sekd.streaming import OnnxEnhancer
+
+TOLERANCE = 1e-4  # of a float export against torch, relative to the RMS of the output
+DRIFT = 0.10  # between the untrained and the trained file's latency: beyond, the record says so
+
+
+class Facts(NamedTuple):
+    """What a trial knows of its student before training."""
+
+    cost: Cost
+    export: Export
+    latency: dict[str, Any]
+    seconds: float
+
+
+class Trained(NamedTuple):
+    """A student that is ready to be written, at whatever setting."""
+
+    model: Enhancer
+    audio: Callable[[DistillConfig], Iterable[np.ndarray]]  # noisy training signals, for a quantiser
+    seconds: float
+
+
+def config_at(job: Job, setting: Mapping[str, Any]) -> DistillConfig:
+    """The trial's configuration at one setting of the free knobs."""
+    return parse(DistillConfig, merged(job.document, nested(setting)), f"trial {job.number}")
+
+
+def blank(job: Job, status: Any, setting: Mapping[str, Any] | None = None) -> TrialRecord:
+    """The trial's record, or that of its variant at ``setting``, with nothing known yet."""
+    identity = variant_id(job.trial_id, setting or {})
+    return TrialRecord(
+        trial_id=job.trial_id, variant_id=identity, number=job.number, status=status, params=job.params,
+        variant=dict(setting or {}),
+    )  # fmt: skip
+
+
+def deployed(
+    student: Trained, job: Job, setting: Mapping[str, Any], facts: Facts | None, lock: DeviceLock, tell: Tell
+) -> TrialRecord:
+    """The record of the trained student at ``setting``; ``facts`` where it was measured before training.
+
+    Raises:
+        InputError: the file differs from torch, is not finite, or could not be measured.
+    """
+    config, shared = config_at(job, setting), job.shared
+    folder = variant_folder(job.folder, setting, variant_id(job.trial_id, setting))
+    folder.mkdir(parents=True, exist_ok=True)
+    tell("verify", 0.0)
+    export, cost = _written(student, config, folder / "model.onnx", facts, lock)
+    started = time.monotonic()
+    tell("evaluate", 0.0)
+    enhance = _torch(student.model) if config.deploy.dtype == "fp32" else OnnxEnhancer(export.path).enhance
+    scores = evaluate_student(enhance, job, lock, tell, folder)
+    evaluated = time.monotonic()
+    tell("verify", 0.0)
+    latency = {shared.device.name: _latency(export.path, shared, facts, lock)}
+    also, failed = _elsewhere(export.path, shared, lock)
+    measured = time.monotonic() - evaluated + (facts.seconds if facts else 0.0)
+    return blank(job, "COMPLETE", setting).model_copy(
+        update={
+            "cost": cost,
+            "latency": latency | also,
+            "scores": scores,
+            "seconds": Seconds(train=student.seconds, evaluate=evaluated - started, measure=measured),
+            "teacher_beaten": _beaten(scores[job.quality], shared.teacher_quality),
+            "flags": [*latency[shared.device.name].get("flags", ()), *failed],
+        }
+    )
+
+
+def _beaten(score: Score, teacher: float | None) -> bool | None:
+    return None if teacher is None or score.mean is None else score.mean > teacher
+
+
+def _written(
+    student: Trained, config: DistillConfig, path: Path, facts: Facts | None, lock: DeviceLock
+) -> tuple[Export, Cost]:
+    """The file, and what it costs; one in float equals torch, one in integers is judged by its scores alone."""
+    with lock.step():
+        export = write_deployed(student.model, config.deploy, path, student.audio(config))
+        error = export_error(student.model, path) if config.deploy.dtype == "fp32" else 0.0
+        # Again of this file: training may tell weights apart that were equal before, and stored once.
+        cost = as_exported(facts.cost if facts else cost_of(student.model), export, config.deploy)
+    if error > TOLERANCE:
+        raise InputError(f"{path}: differs from torch by {error:.2g} of its RMS, allowed {TOLERANCE:g}")
+    return export, cost
+
+
+def as_exported(cost: Cost, export: Export, deploy: DeployConfig) -> Cost:
+    """``cost`` of a network with what its file says: quantised weights take what the file holds."""
+    return cost if deploy.dtype == "fp32" else cost.model_copy(update={"weight_bytes": export.weight_bytes})
+
+
+def _latency(path: Path, shared: Shared, facts: Facts | None, lock: DeviceLock) -> dict[str, Any]:
+    """On the study's own device; one that was had before training is checked against the trained file.
+
+    Raises:
+        InputError: it could not be measured.
+    """
+    if not shared.latency_wanted:
+        return {"kind": "unmeasured", "source": None}
+    try:
+        if facts is None:
+            return latency_on(shared.device, path, shared, lock)
+        if shared.device.kind == "predicted":  # of the graph alone, which training does not change
+            return facts.latency
+        with measuring(shared.device, lock) as held:
+            again = measure(path, shared.device, level=screening(shared), lock=held)
+    except MeasurementFailed as failure:
+        raise InputError(f"the trained student could not be measured: {failure}") from failure
+    # Equal networks must not be told apart by noise: the network's own measurement stands, this one checks it.
+    before, after = facts.latency["p50_ms"], again.p50_ms
+    assert after is not None
+    drifted = {"drift"} if abs(after / before - 1) > DRIFT else set()
+    return facts.latency | {"flags": sorted({*facts.latency["flags"], *drifted}), "trained_p50_ms": after}
+
+
+def _elsewhere(path: Path, shared: Shared, lock: DeviceLock) -> tuple[dict[str, Any], list[str]]:
+    """Latencies on the study's other devices, and a flag for each that gave none: `reprofile` asks it again."""
+    found: dict[str, Any] = {}
+    failed = []
+    for device in shared.others:
+        try:
+            found[device.name] = latency_on(device, path, shared, lock)
+        except (MeasurementFailed, InputError):
+            failed.append(f"unmeasured:{device.name}")
+    return found, failed
+
+
+def latency_on(device: DeviceProfile, path: Path, shared: Shared, lock: DeviceLock) -> dict[str, Any]:
+    """The latency of the network in ``path`` on ``device``, under that device's own lock.
+
+    Raises:
+        MeasurementFailed: it could not be had.
+    """
+    with measuring(device, lock) as held:
+        return network_latency(path, device, shared.measured, level=screening(shared), lock=held)
+
+
+def screening(shared: Shared) -> Level:
+    return SCREENING._replace(paced_frames=shared.frames)
+
+
+def _torch(model: Enhancer) -> Enhance:
+    @torch.no_grad()
+    def enhance(noisy: np.ndarray) -> np.ndarray:
+        return model(torch.from_numpy(noisy)[None])[0].numpy()
+
+    return enhance
