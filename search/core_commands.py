@@ -37,6 +37,8 @@ def measure(options: Namespace) -> int:
     from search.device import load_device
     from search.measure import MeasurementFailed
     from search.measure import measure as time_model
+    from search.measure_report import cost_document, cost_line
+    from search.onnx_graph import graph_facts
 
     device = load_device(options.device)
     path = Path(options.model)
@@ -48,9 +50,9 @@ def measure(options: Namespace) -> int:
         latency = time_model(path, device, hop_ms=options.hop_ms)
     except MeasurementFailed as error:
         raise InputError(str(error)) from error
-    document = latency.model_dump(mode="json")
+    cost = cost_document(graph_facts(path), options.hop_ms)
     if options.json:
-        print(json.dumps({"model": str(path), "latency": {device.name: document}}))
+        print(json.dumps({"model": str(path), "cost": cost, "latency": {device.name: latency.model_dump(mode="json")}}))
         return 0
     table = Table(title=f"{path.name} on {device.name}: {latency.kind} ({latency.source})")
     for name in ("mode", "p50 ms", "p95 ms", "p95 at most ms", "p99 ms", "frames", "missed"):
@@ -62,6 +64,7 @@ def measure(options: Namespace) -> int:
             cells = [*("-" if f is None else f"{f:.4f}" for f in figures), str(spread.n)]
             table.add_row(mode, *cells, "-" if missed is None else f"{missed:.1%}")
     _console().print(table)
+    print(cost_line(cost))
     if latency.paced is None:
         print("paced: not measured, the hop is unknown; give --hop-ms", file=sys.stderr)
     if latency.flags:

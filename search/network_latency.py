@@ -9,6 +9,7 @@ from typing import Any
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock
 from search.measure import SCREENING, Level, measure
+from search.onnx_graph import graph_facts
 from sekd.cache import write_json
 from sekd.config import content_hash
 
@@ -25,7 +26,9 @@ def network_latency(
     Raises:
         MeasurementFailed: it could not be had.
     """
-    known = folder / f"{device.name}-{content_hash(model.read_bytes().hex(), 16)}-{level.name}.json"
+    graph = graph_facts(model)
+    network = content_hash([graph.graph_hash, graph.hop_ms], 16)  # one graph may serve several hops
+    known = folder / f"{device.name}-{network}-{level.name}.json"
     if known.exists():
         return json.loads(known.read_text())
     for _ in range(ATTEMPTS):  # its flags would go with every trial of this network

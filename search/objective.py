@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from search.cost import cost_of
+from search.cost import cost_of, with_graph
 from search.device import check_fits
 from search.device_lock import DeviceLock
 from search.measure import SCREENING, Level, MeasurementFailed, measure
 from search.network_latency import network_latency
+from search.onnx_graph import graph_facts
 from search.record import Cost, Score, Seconds, TrialRecord, Violation
 from search.selection import fits
 from search.trial import Job, Shared
@@ -139,7 +140,14 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
     _reject(fits(early, known, device.name), "over budget", cost, None)
     with lock.step():
         export = export_onnx(model, job.folder / "untrained.onnx")
-    broken = check_fits(device, cost, operators=export.operators, weight_bytes=export.weight_bytes)
+        cost = with_graph(cost, graph_facts(export.path))
+    broken = check_fits(
+        device,
+        cost,
+        operators=export.operators,
+        weight_bytes=export.weight_bytes,
+        activation_bytes=cost.activation_bytes or 0,
+    )
     if broken:
         violations = [Violation(key=b.key, value=b.value, limit=b.limit) for b in broken]
         raise Rejected("; ".join(b.reason for b in broken), violations, cost, None)
@@ -148,7 +156,7 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
     if job.shared.latency_wanted:
         latency = _latency_of(job, export, cost, lock)
     seconds = time.monotonic() - started
-    seen = early.model_copy(update={"latency": {device.name: latency}})
+    seen = early.model_copy(update={"cost": cost, "latency": {device.name: latency}})
     _reject(fits(seen, job.limits, device.name), "over budget", cost, latency)
     return Facts(cost, export, latency, seconds)
 
