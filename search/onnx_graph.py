@@ -72,8 +72,9 @@ class Graph:
         found: list[NodeFacts] = []
         for node in self.nodes:
             found.append(self._facts(node))
-            branches = [branch.node_facts for branch in self.branches(node)] if node.op_type == "If" else []
-            found += max(branches, key=_dearness) if branches else []
+            if node.op_type == "If":
+                dearest: list[NodeFacts] = max((branch.node_facts for branch in self.branches(node)), key=_dearness)
+                found += dearest
         return found
 
     def _facts(self, node: NodeProto) -> NodeFacts:
