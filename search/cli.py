@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from sekd.errors import InputError, nearest
 
-STUDY, CORE = "search.study_commands", "search.core_commands"
+STUDY, CORE, CALIBRATE = "search.study_commands", "search.core_commands", "search.calibrate_command"
 METRIC_LIMITS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
 
 
@@ -144,6 +144,12 @@ def _core(command: Any) -> None:
     measure.add_argument("model", metavar="MODEL.onnx")
     measure.add_argument("--device", required=True, metavar="D")
     measure.add_argument("--hop-ms", type=_above_zero, metavar="X", help="where the file's metadata do not say")
+    measure.add_argument("--predict", action="store_true", help="say what a cost model would have said, too")
+    measure.add_argument("--cost-model", metavar="FILE", help="of sekd calibrate; that of the device unless given")
+    calibrate = command("calibrate", CALIBRATE, "fit a cost model to a device, from networks measured on it")
+    calibrate.add_argument("--device", required=True, metavar="D")
+    calibrate.add_argument("--networks", type=_positive, default=30, metavar="N", help="10 to 30; all unless given")
+    calibrate.add_argument("--out", metavar="FILE", help="cost_models/D.json beside the studies unless given")
     train = command("train", CORE, "one distillation")
     train.add_argument("config", metavar="CONFIG.toml")
     train.add_argument("--out", metavar="DIR", help="CONFIG without .toml unless given")
@@ -160,7 +166,7 @@ def _core(command: Any) -> None:
     corpus.add_argument("folder", metavar="DIR")
     corpus.add_argument("--minutes", type=_above_zero, default=10.0, metavar="X")
     corpus.add_argument("--seed", type=int, default=0, metavar="N")
-    for made in (devices, measure, evaluate, enhance, train):
+    for made in (devices, measure, calibrate, evaluate, enhance, train):
         made.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 

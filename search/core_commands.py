@@ -6,11 +6,15 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from sekd.errors import InputError
+
+if TYPE_CHECKING:
+    from search.latency import Latency
 
 
 def devices(options: Namespace) -> int:
@@ -34,10 +38,11 @@ def devices(options: Namespace) -> int:
 
 
 def measure(options: Namespace) -> int:
+    from search.cost_model import predict
     from search.device import load_device
     from search.measure import MeasurementFailed
     from search.measure import measure as time_model
-    from search.measure_report import cost_document, cost_line
+    from search.measure_report import chosen_cost_model, cost_document, cost_line, predicted_line
     from search.onnx_graph import graph_facts
 
     device = load_device(options.device)
@@ -46,15 +51,30 @@ def measure(options: Namespace) -> int:
         path = path / "model.onnx"
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    model = chosen_cost_model(device, options.predict, options.cost_model)
+    # A device that cannot be measured is only predicted, if at all.
+    alone = model is not None and device.kind != "measured"
     try:
-        latency = time_model(path, device, hop_ms=options.hop_ms)
+        latency = None if alone else time_model(path, device, hop_ms=options.hop_ms)
+        predicted = None if model is None else predict(path, model, hop_ms=options.hop_ms)
     except MeasurementFailed as error:
         raise InputError(str(error)) from error
     cost = cost_document(graph_facts(path), options.hop_ms)
     if options.json:
-        print(json.dumps({"model": str(path), "cost": cost, "latency": {device.name: latency.model_dump(mode="json")}}))
+        found = {"latency": latency, **({} if predicted is None else {"predicted": predicted})}
+        by_device = {
+            key: {} if one is None else {device.name: one.model_dump(mode="json")} for key, one in found.items()
+        }
+        print(json.dumps({"model": str(path), "cost": cost, **by_device}))
         return 0
-    table = Table(title=f"{path.name} on {device.name}: {latency.kind} ({latency.source})")
+    print(cost_line(cost))
+    if predicted is not None:
+        print(predicted_line(predicted, latency))
+    return 0 if latency is None else _print_measured(latency, path, device.name)
+
+
+def _print_measured(latency: Latency, path: Path, device: str) -> int:
+    table = Table(title=f"{path.name} on {device}: {latency.kind} ({latency.source})")
     for name in ("mode", "p50 ms", "p95 ms", "p95 at most ms", "p99 ms", "frames", "missed"):
         table.add_column(name, justify="left" if name == "mode" else "right")
     for mode, spread in (("burst", latency.burst), ("paced", latency.paced)):
@@ -64,7 +84,6 @@ def measure(options: Namespace) -> int:
             cells = [*("-" if f is None else f"{f:.4f}" for f in figures), str(spread.n)]
             table.add_row(mode, *cells, "-" if missed is None else f"{missed:.1%}")
     _console().print(table)
-    print(cost_line(cost))
     if latency.paced is None:
         print("paced: not measured, the hop is unknown; give --hop-ms", file=sys.stderr)
     if latency.flags:

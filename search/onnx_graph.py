@@ -179,7 +179,7 @@ def graph_facts(path: Path) -> GraphFacts:
         uncounted=dict(sorted(uncounted.items())),
         weight_bytes=_weight_bytes(model.graph),
         activation_bytes=peak_bytes(graph),
-        hop_ms=_hop_ms(model),
+        hop_ms=graph_hop_ms(model),
         graph_hash=graph_hash(model, graph),
     )
 
@@ -191,7 +191,8 @@ def _weight_bytes(proto: GraphProto) -> int:
     return own + sum(_weight_bytes(branch) for branch in inner)
 
 
-def _hop_ms(model: ModelProto) -> float | None:
+def graph_hop_ms(model: ModelProto) -> float | None:
+    """Time between frames that the metadata say."""
     said = {entry.key: entry.value for entry in model.metadata_props}
     try:
         return 1000 * int(said["hop_length"]) / int(said["sample_rate"])
