@@ -34,7 +34,7 @@ def calibrate(options: Namespace) -> int:
     if options.json:
         print(json.dumps({"cost_model": str(out), **document}))
         return 0
-    Console(width=None if sys.stdout.isatty() else 140).print(_table(model))
+    Console(width=None if sys.stdout.isatty() else 180).print(_table(model))
     for line in _told(model, out):
         print(line)
     return 0

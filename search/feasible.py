@@ -18,7 +18,7 @@ from search.device_lock import DeviceLock
 from search.labels import heading, shown
 from search.objective import Rejected, before_training
 from search.preflight import check_device, check_recordings, wants_latency
-from search.record import TrialRecord
+from search.record import Kind, TrialRecord
 from search.selection import nearest_misses
 from search.study import StudyDefinition, cache_folder, read_study
 from search.trial import Job, Shared
@@ -53,10 +53,13 @@ def check_study(path: Path, samples: int) -> dict[str, Any]:
     return {
         "study": study.name,
         "device": study.device,
+        "latency_kind": device.kind,
         "samples": len(records),
         "share_fitting": sum(record.status == "COMPLETE" for record in records) / len(records),
-        "axes": {axis: _span(records, axis, device.name) for axis in AXES},
-        "nearest": [r.document() for r in nearest_misses(records, study.budget.limits(), device.name)],
+        "axes": {axis: _span(records, axis, device.name, device.kind) for axis in AXES},
+        "nearest": [
+            r.document() for r in nearest_misses(records, study.budget.limits(), device.name, kind=device.kind)
+        ],
         "seconds_estimated": _seconds(study, config, step_s),
         "disk_mib_estimated": _disk_mib(study, config, records),
         "notices": _notices(study),
@@ -112,8 +115,8 @@ def _record(job: Job, config: DistillConfig, lock: DeviceLock) -> TrialRecord:
         return blank.model_copy(update=found)
 
 
-def _span(records: list[TrialRecord], axis: str, device: str) -> dict[str, float] | None:
-    values = [value for record in records if (value := record.value(axis, device)) is not None]
+def _span(records: list[TrialRecord], axis: str, device: str, kind: Kind) -> dict[str, float] | None:
+    values = [value for record in records if (value := record.value(axis, device, kind=kind)) is not None]
     if not values:
         return None
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
@@ -165,7 +168,9 @@ def print_check(document: Mapping[str, Any], console: Console) -> None:
         table.add_column(name, justify="right" if name != "axis" else "left")
     for axis, span in document["axes"].items():
         if span is not None:
-            table.add_row(heading(axis), *(shown(axis, span[key]) for key in ("min", "median", "max")))
+            table.add_row(
+                heading(axis, document["latency_kind"]), *(shown(axis, span[key]) for key in ("min", "median", "max"))
+            )
     console.print(table)
     print(f"{document['share_fitting']:.0%} fit the budget")
     for notice in document["notices"]:

@@ -157,7 +157,7 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
         latency = _latency_of(job, export, cost, lock)
     seconds = time.monotonic() - started
     seen = early.model_copy(update={"cost": cost, "latency": {device.name: latency}})
-    _reject(fits(seen, job.limits, device.name), "over budget", cost, latency)
+    _reject(fits(seen, job.limits, device.name, kind=device.kind), "over budget", cost, latency)
     return Facts(cost, export, latency, seconds)
 
 
@@ -174,7 +174,7 @@ def _latency_of(job: Job, export: Export, cost: Cost, lock: DeviceLock) -> dict[
     try:
         return network_latency(export.path, shared.device, shared.measured, level=_screening(shared), lock=lock)
     except MeasurementFailed as error:
-        raise Rejected(f"not measured: {error}", [], cost, None) from error
+        raise Rejected(f"not {shared.device.kind}: {error}", [], cost, None) from error
 
 
 def _screening(shared: Shared) -> Level:
@@ -222,7 +222,8 @@ def _verify(model: Enhancer, job: Job, facts: Facts, lock: DeviceLock) -> tuple[
     if error > TOLERANCE:
         raise InputError(f"{export.path}: differs from torch by {error:.2g} of its RMS, allowed {TOLERANCE:g}")
     (job.folder / "untrained.onnx").unlink(missing_ok=True)
-    if not job.shared.latency_wanted:
+    # A prediction knows the graph alone, and training does not change that.
+    if not job.shared.latency_wanted or job.shared.device.kind == "predicted":
         return facts.latency, 0.0
     started = time.monotonic()
     try:

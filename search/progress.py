@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from search.labels import settings_text, shown
-from search.record import TrialRecord
+from search.record import LATENCIES, TrialRecord
 from search.study import StudyDefinition
 from search.tuner import View
 
@@ -88,7 +88,12 @@ def _outcome(record: TrialRecord, study: StudyDefinition) -> str:
     if record.status != "COMPLETE":
         return f"{trial} {record.status.lower()}, {record.reason}"
     device = study.device_name
-    figures = [f"{name} {shown(name, record.value(name, device))}" for name in study.objectives.names]
+    kind = record.latency_kind(device)
+    figures = [
+        f"{name} {shown(name, record.value(name, device, kind=kind))}"
+        f"{' (predicted)' if name in LATENCIES and kind == 'predicted' else ''}"
+        for name in study.objectives.names
+    ]
     beaten = ", beats its teacher" if record.teacher_beaten else ""
     flags = f" ({', '.join(record.flags)})" if record.flags else ""
     return f"{trial} {', '.join(figures)}{beaten}{flags}"

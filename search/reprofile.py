@@ -8,7 +8,8 @@ from pathlib import Path
 
 from search.device import load_device, require_measurable
 from search.device_lock import DeviceLock
-from search.measure import MeasurementFailed, measure
+from search.measure import MeasurementFailed
+from search.network_latency import fresh_latency
 from search.results import Results
 from search.study import cache_folder
 from sekd.config import content_hash
@@ -35,14 +36,15 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
     for count, numbers in enumerate(networks.values(), 1):
         named = f"[{count}/{len(networks)}] trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
         try:
-            latency = measure(present[numbers[0]], device, lock=lock)
+            latency = fresh_latency(present[numbers[0]], device, lock=lock)
         except MeasurementFailed as error:
-            say(f"{named}: not measured: {error}")
+            say(f"{named}: not {device.kind}: {error}")
             continue
         for number in numbers:
             results.store.add_latency(device.name, number, latency.model_dump(mode="json"))
         flags = f" ({', '.join(latency.flags)})" if latency.flags else ""
-        say(f"{named}: {latency.p50_ms:.4f} ms a hop{flags}")
+        how = " predicted" if latency.kind == "predicted" else ""
+        say(f"{named}: {latency.p50_ms:.4f} ms a hop{how}{flags}")
     lock.close()
     return len(present)
 

@@ -237,10 +237,11 @@ class Tuner:
         if ended is not None:
             self.view.say(ended)
         known = [record for record in records if record.status in ("COMPLETE", "INFEASIBLE")]
-        if known and all(r.status == "INFEASIBLE" or fits(r, limits, self.device.name) for r in known):
+        name, kind = self.device.name, self.device.kind
+        if known and all(r.status == "INFEASIBLE" or fits(r, limits, name, kind=kind) for r in known):
             raise NothingFits(
-                f"no student of '{self.study.name}' fits its budget on {self.device.name}",
-                nearest_misses(records, limits, self.device.name),
+                f"no student of '{self.study.name}' fits its budget on {name}",
+                nearest_misses(records, limits, name, kind=kind),
             )
 
 
