@@ -192,6 +192,11 @@ def _graph_rows(cost: Cost) -> list[str]:
 
 
 def _latency_notes(device: str, latency: Mapping[str, Any]) -> list[str]:
+    if latency.get("kind") == "predicted":
+        low, high = latency.get("interval_ms") or (None, None)
+        within = "" if low is None else f", 90 % interval {low:.4g} to {high:.4g} ms"
+        flags = f"; flags: {', '.join(latency['flags'])}" if latency.get("flags") else ""
+        return [f"Latency on {device} is predicted by a cost model, not measured{within}{flags}.", ""]
     if latency.get("kind") != "measured":
         return [f"Latency on {device} was not measured.", ""]
     where = latency.get("environment", {})

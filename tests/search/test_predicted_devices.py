@@ -17,7 +17,7 @@ from search.device import load_device
 from search.latency import Latency
 from search.network_latency import fresh_latency, network_latency
 from search.objective import Rejected, before_training
-from search.package import _cost_rows
+from search.package import _cost_rows, _latency_notes
 from search.preflight import check_device
 from search.trial import Job, Shared
 from sekd.config import parse
@@ -198,4 +198,6 @@ def test_a_card_tells_what_was_counted_and_what_was_predicted():
     assert "| activations, KiB | 20.6 | estimate |" in rows
     assert "| operators counted or known to be free | 100% | counted |" in rows
     assert "| total latency, ms (predicted) | 33.00 | predicted |" in rows
+    said = {"kind": "predicted", "interval_ms": [0.5, 2.0], "flags": ["extrapolated"]}
+    assert "predicted by a cost model, not measured, 90 % interval 0.5 to 2 ms" in _latency_notes(DEVICE, said)[0]
     assert "graph nodes" not in "\n".join(_cost_rows(student(0), DEVICE, "measured", {}))
