@@ -144,6 +144,10 @@ def _core(command: Any) -> None:
     measure.add_argument("model", metavar="MODEL.onnx")
     measure.add_argument("--device", required=True, metavar="D")
     measure.add_argument("--hop-ms", type=_above_zero, metavar="X", help="where the file's metadata do not say")
+    measure.add_argument(
+        "--level", choices=["screening", "ranking", "certificate"], default="ranking",
+        help="how much: 128 frames, 662 in each of three processes, or 1024 and 10 s in three (default: ranking)",
+    )  # fmt: skip
     measure.add_argument("--predict", action="store_true", help="say what a cost model would have said, too")
     measure.add_argument("--cost-model", metavar="FILE", help="of sekd calibrate; that of the device unless given")
     calibrate = command("calibrate", CALIBRATE, "fit a cost model to a device, from networks measured on it")

@@ -40,10 +40,11 @@ def devices(options: Namespace) -> int:
 def measure(options: Namespace) -> int:
     from search.cost_model import predict
     from search.device import load_device
-    from search.measure import MeasurementFailed
+    from search.measure import LEVELS, MeasurementFailed
     from search.measure import measure as time_model
     from search.measure_report import chosen_cost_model, cost_document, cost_line, predicted_line
     from search.onnx_graph import graph_facts
+    from search.tables import latency_table
 
     device = load_device(options.device)
     path = Path(options.model)
@@ -55,7 +56,7 @@ def measure(options: Namespace) -> int:
     # A device that cannot be measured is only predicted, if at all.
     alone = model is not None and device.kind != "measured"
     try:
-        latency = None if alone else time_model(path, device, hop_ms=options.hop_ms)
+        latency = None if alone else time_model(path, device, level=LEVELS[options.level], hop_ms=options.hop_ms)
         predicted = None if model is None else predict(path, model, hop_ms=options.hop_ms)
     except MeasurementFailed as error:
         raise InputError(str(error)) from error
@@ -70,33 +71,33 @@ def measure(options: Namespace) -> int:
     print(cost_line(cost))
     if predicted is not None:
         print(predicted_line(predicted, latency))
-    return 0 if latency is None else _print_measured(latency, path, device.name)
+    if latency is not None:
+        title = f"{path.name} on {device.name}: {latency.kind} ({latency.source}), {latency.level}"
+        _console().print(latency_table(latency, title))
+        _print_once(latency)
+    return 0
 
 
-def _print_measured(latency: Latency, path: Path, device: str) -> int:
-    table = Table(title=f"{path.name} on {device}: {latency.kind} ({latency.source})")
-    for name in ("mode", "p50 ms", "p95 ms", "p95 at most ms", "p99 ms", "frames", "missed"):
-        table.add_column(name, justify="left" if name == "mode" else "right")
-    for mode, spread in (("burst", latency.burst), ("paced", latency.paced)):
-        if spread is not None:
-            figures = [spread.p50_ms, spread.p95_ms, spread.p95_upper_ms, spread.p99_ms]
-            missed = getattr(spread, "miss_share", None)
-            cells = [*("-" if f is None else f"{f:.4f}" for f in figures), str(spread.n)]
-            table.add_row(mode, *cells, "-" if missed is None else f"{missed:.1%}")
-    _console().print(table)
+def _print_once(latency: Latency) -> None:
+    """What belongs to neither mode."""
+    found = latency.environment
+    print(f"session {found['session_ms']:.1f} ms, first call {found['first_call_ms']:.3f} ms; both apart from the rest")
+    if latency.peak_memory_bytes is not None and latency.model_memory_bytes is not None:
+        added, peak = latency.model_memory_bytes / 2**20, latency.peak_memory_bytes / 2**20
+        print(f"memory: {added:.1f} MiB for the model, {peak:.1f} MiB for the whole process at its peak")
     if latency.paced is None:
         print("paced: not measured, the hop is unknown; give --hop-ms", file=sys.stderr)
     if latency.flags:
         print(f"flags: {', '.join(latency.flags)}")
-    return 0
 
 
 def train(options: Namespace) -> int:
     from search.device import require_torch_device
     from search.preflight import check_trust
     from search.study import cache_folder
-    from sekd.distillation import distill, hash_of_weights, load_config
-    from sekd.export import export_error, export_onnx
+    from sekd.distillation import distill, hash_of_weights, load_config, training_audio
+    from sekd.export import export_error
+    from sekd.quantize import write_deployed
     from sekd.train import Progress, Run
 
     config = load_config(options.config)
@@ -119,7 +120,9 @@ def train(options: Namespace) -> int:
     run = Run(torch_device=options.torch_device, on_progress=progress)
     student = distill(config, cache=cache_folder(), folder=out, run=run, say=say, trust_code=options.trust_code)
     # A network that cannot stream is made to teach, and a teacher is its weights.
-    export = export_onnx(student.model, out / "model.onnx") if config.student.streams else None
+    audio = training_audio(config, student.prepared, cache_folder())
+    streams = config.student.streams
+    export = write_deployed(student.model, config.deploy, out / "model.onnx", audio) if streams else None
     document = {
         "model": str(export.path if export else out / "model.safetensors"),
         "weights_hash": hash_of_weights(student.model),

@@ -7,6 +7,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from search.device import DeviceProfile
+from sekd.errors import InputError
+
+
+def lock_folder(device: DeviceProfile, cache: Path) -> Path:
+    """Where the locks of ``device`` lie: devices on this machine share its cores, hence one lock."""
+    host = urlsplit(device.url or "").hostname
+    here = device.latency != "agent" or host in ("localhost", "127.0.0.1", "::1")
+    return cache / "locks" / ("local" if here else device.name)
+
+
+def keep_off(device: DeviceProfile) -> None:
+    """Moves this process off the cores that ``device`` reserves for measuring on this machine."""
+    if device.reserve and device.latency == "local" and device.cores is not None:
+        left = os.sched_getaffinity(0) - set(device.cores)
+        if not left:
+            raise InputError(f"device '{device.name}': reserve = true leaves no core of this machine to train on")
+        os.sched_setaffinity(0, left)
 
 
 class DeviceLock:
@@ -21,11 +41,12 @@ class DeviceLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Opens (and makes, where missing) the two lock files in ``folder``."""
+        """Opens (and makes, where missing) the lock files in ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._gate = os.open(folder / "gate.lock", flags, 0o666)
         self._main = os.open(folder / "main.lock", flags, 0o666)
+        self._measurers = os.open(folder / "measurers.lock", flags, 0o666)
         self._held = False
 
     @contextmanager
@@ -33,31 +54,47 @@ class DeviceLock:
         """Around one training step, some microseconds; waits while someone measures."""
         self._take()
         try:
-            fcntl.flock(self._gate, fcntl.LOCK_SH)
-            try:
-                fcntl.flock(self._main, fcntl.LOCK_SH)
-            finally:
-                fcntl.flock(self._gate, fcntl.LOCK_UN)
+            self._enter()
             yield
         finally:
             self._drop()
 
+    def breathe(self) -> None:
+        """Inside a long ``step``: whoever waits to measure goes first."""
+        fcntl.flock(self._main, fcntl.LOCK_UN)
+        self._enter()
+
+    def _enter(self) -> None:
+        fcntl.flock(self._gate, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(self._main, fcntl.LOCK_SH)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Around one measurement; waits for the steps under way and for other measurers."""
+    def exclusive(self, *, trainers: bool = True) -> Iterator[None]:
+        """Around one measurement; waits for other measurers and, unless they are elsewhere, for the steps under way.
+
+        Args:
+            trainers: False lets training go on, where it is kept off the cores that are measured.
+        """
         self._take()
         try:
-            fcntl.flock(self._gate, fcntl.LOCK_EX)
-            fcntl.flock(self._main, fcntl.LOCK_EX)
+            fcntl.flock(self._measurers, fcntl.LOCK_EX)
+            if trainers:
+                fcntl.flock(self._gate, fcntl.LOCK_EX)
+                fcntl.flock(self._main, fcntl.LOCK_EX)
             yield
         finally:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
             self._drop()
+            fcntl.flock(self._measurers, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Gives the file handles back; the instance is of no use afterwards."""
         os.close(self._gate)
         os.close(self._main)
+        os.close(self._measurers)
 
     def _take(self) -> None:
         # Within one process flock would convert the lock instead of waiting, and protect nothing.

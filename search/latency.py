@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from search.agent.timing import percentile, summarise
+from search.agent.percentiles import percentile, summarise
 from sekd.config import Frozen
 
 NOISY_SPREAD = 0.10  # interquartile range / median, where torch.utils.benchmark begins to warn
@@ -23,15 +23,19 @@ class MeasurementFailed(Exception):
 
 
 class Spread(Frozen):
-    """Percentiles of ``n`` calls, ms; None where ``n`` is too small for one (7, 90 and 459).
+    """Percentiles of ``n`` calls, ms, each with its upper bound at 99 % confidence.
 
-    ``p95_upper_ms`` is the 99 % upper bound of the p95, which limits on the p95 are compared with.
+    None where ``n`` is too small for one (7, 44, 90 and 459). Limits are compared with bounds: a promise must hold.
     """
 
     p50_ms: FiniteFloat | None
+    p90_ms: FiniteFloat | None = None
     p95_ms: FiniteFloat | None
-    p95_upper_ms: FiniteFloat | None
     p99_ms: FiniteFloat | None
+    p50_upper_ms: FiniteFloat | None = None
+    p90_upper_ms: FiniteFloat | None = None
+    p95_upper_ms: FiniteFloat | None
+    p99_upper_ms: FiniteFloat | None = None
     n: int
 
 
@@ -45,8 +49,9 @@ class Paced(Spread):
 class Latency(Frozen):
     """Time of one frame on one device. The flat figures repeat ``burst``; what was not measured is None.
 
-    ``flags``: "contended" if other processes kept more than a quarter of a core busy meanwhile, "noisy" if
-    the interquartile range of a process's burst is over 10 % of its median.
+    ``flags``: "contended" if other processes kept more than a quarter of a core busy meanwhile; "noisy" if the
+    canary moved through three attempts, or the interquartile range of a burst is over 10 % of its median;
+    "shifted" if the canary was faster or slower by more than 10 % than when the study first measured.
     """
 
     kind: Literal["measured", "predicted", "unmeasured"]
@@ -56,6 +61,11 @@ class Latency(Frozen):
     p99_ms: FiniteFloat | None = None
     hop_ms: FiniteFloat | None = None
     rtf: FiniteFloat | None = None
+    level: str | None = None  # how much was measured
+    canary_ms: FiniteFloat | None = None  # of the fixed reference network meanwhile, median
+    peak_memory_bytes: int | None = None  # of the process, Python and onnxruntime with it
+    model_memory_bytes: int | None = None  # what the session and its calls added to that
+    samples: str | None = None  # file of all single times
     interval_ms: tuple[FiniteFloat, FiniteFloat] | None = None  # 90 % interval of a predicted p50
     n: int = 0
     flags: list[str] = Field(default_factory=list)
@@ -75,7 +85,9 @@ class Latency(Frozen):
         return self
 
 
-def latency_from(replies: Sequence[dict[str, Any]], source: Literal["local", "agent"]) -> Latency:
+def latency_from(
+    replies: Sequence[dict[str, Any]], source: Literal["local", "agent"], *, level: str | None = None
+) -> Latency:
     """The latency that the replies of :mod:`search.agent.timing` amount to, one from each fresh process.
 
     p50 is the median over processes of their medians (memory layout differs between processes more than
@@ -91,6 +103,9 @@ def latency_from(replies: Sequence[dict[str, Any]], source: Literal["local", "ag
     return Latency(
         kind="measured",
         source=source,
+        level=level,
+        canary_ms=statistics.median(time for reply in replies for time in reply["canary_ms"]),
+        **_memory(replies),
         p50_ms=burst["p50_ms"],
         p95_ms=burst["p95_ms"],
         p99_ms=burst["p99_ms"],
@@ -105,10 +120,23 @@ def latency_from(replies: Sequence[dict[str, Any]], source: Literal["local", "ag
     )
 
 
+def _memory(replies: Sequence[dict[str, Any]]) -> dict[str, int | None]:
+    """The largest over the processes; what the system does not say is None."""
+    known = [reply["memory_bytes"] for reply in replies if None not in reply["memory_bytes"].values()]
+    return {
+        "peak_memory_bytes": max((memory["peak"] for memory in known), default=None),
+        "model_memory_bytes": max((memory["peak"] - memory["before_session"] for memory in known), default=None),
+    }
+
+
 def _pooled(summaries: Sequence[dict[str, Any]], samples_us: Sequence[Sequence[float]]) -> dict[str, Any]:
     medians = [summary["p50_ms"] for summary in summaries]
     pooled = summarise([sample / 1e6 for samples in samples_us for sample in samples])
-    return pooled | {"p50_ms": None if None in medians else statistics.median_high(medians)}
+    if None in medians:
+        return pooled | {"p50_ms": None, "p50_upper_ms": None}
+    # Processes differ by more than their samples do: the median's bound is that of the slowest of them.
+    bound = max(summary["p50_upper_ms"] for summary in summaries)
+    return pooled | {"p50_ms": statistics.median_high(medians), "p50_upper_ms": bound}
 
 
 def _paced(replies: Sequence[dict[str, Any]]) -> Paced | None:
@@ -126,7 +154,7 @@ def _flags(replies: Sequence[dict[str, Any]]) -> list[str]:
     spreads = [_relative_spread(reply["burst_us"]) for reply in replies]
     flags = {
         "contended": any(cores is not None and cores > CONTENDED_CORES for cores in others),
-        "noisy": any(spread > NOISY_SPREAD for spread in spreads),
+        "noisy": any(reply["canary_moved"] for reply in replies) or any(spread > NOISY_SPREAD for spread in spreads),
     }
     return [flag for flag, raised in flags.items() if raised]
 
@@ -138,8 +166,11 @@ def _relative_spread(samples: Sequence[float]) -> float:
 
 def _environment(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first process's, with what is told apart by process as the median over them."""
-    over_processes = {
+    over_processes: dict[str, Any] = {
         key: statistics.median_high([reply[key] for reply in replies]) for key in ("session_ms", "first_call_ms")
     }
+    over_processes["temperature_c"] = [reply["temperature_c"] for reply in replies]
+    over_processes["canary_ms"] = [reply["canary_ms"] for reply in replies]
+    over_processes["attempts"] = [reply["attempts"] for reply in replies]
     notice = {"paced_reason": replies[0]["paced_reason"]} if replies[0]["paced_reason"] else {}
     return {**replies[0]["environment"], **over_processes, "processes": len(replies), **notice}

@@ -15,7 +15,7 @@ from search.onnx_graph import graph_facts
 from sekd.cache import write_json
 from sekd.config import content_hash
 
-ATTEMPTS = 3  # at a measurement without a flag
+SHIFTED = 0.10
 
 
 def network_latency(
@@ -28,19 +28,18 @@ def network_latency(
     Raises:
         MeasurementFailed: it could not be had.
     """
+    if device.latency == "model":
+        return fresh_latency(model, device).model_dump(mode="json")
     graph = graph_facts(model)
-    # One graph may serve several hops, and a device may be calibrated anew.
-    calibrated = cost_model_of(device).at if device.latency == "model" else None
-    network = content_hash([graph.graph_hash, graph.hop_ms, calibrated], 16)
-    known = folder / f"{device.name}-{network}-{level.name}.json"
+    network = content_hash([graph.graph_hash, graph.hop_ms], 16)  # one graph may serve several hops
+    stem = f"{device.name}-{network}-{level.name}"
+    known = folder / f"{stem}.json"
     if known.exists():
         return json.loads(known.read_text())
-    for _ in range(ATTEMPTS):  # its flags would go with every trial of this network
-        latency = fresh_latency(model, device, level=level, lock=lock)
-        if not latency.flags or latency.kind == "predicted":
-            break
+    latency = measure(model, device, level=level, lock=lock, samples=folder / f"{stem}.npz")
+    shifted = ["shifted"] if _shifted(latency, folder / f"{device.name}-canary.json") else []
     document = latency.model_dump(mode="json")
-    folder.mkdir(parents=True, exist_ok=True)
+    document |= {"flags": [*latency.flags, *shifted], "samples": f"{folder.name}/{stem}.npz"}
     write_json(known, document)
     return document
 
@@ -57,3 +56,11 @@ def fresh_latency(
     if device.latency == "model":
         return predict(model, cost_model_of(device))
     return measure(model, device, level=level, lock=lock)
+
+
+def _shifted(latency: Latency, first: Path) -> bool:
+    """Whether the machine is no longer as fast as when the study first measured, which the canary of then tells."""
+    if not first.exists():
+        write_json(first, {"canary_ms": latency.canary_ms, "at": latency.at})
+    reference = json.loads(first.read_text())["canary_ms"]
+    return not 1 / (1 + SHIFTED) <= latency.canary_ms / reference <= 1 + SHIFTED

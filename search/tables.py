@@ -19,6 +19,7 @@ from search.labels import (
     shared_settings,
     shown,
 )
+from search.latency import Latency, Spread
 from search.record import TrialRecord
 from search.selection import LIMITS, fits
 
@@ -79,6 +80,27 @@ def selection_table(
 
 def _bound(key: str, limit: float) -> str:
     return f"{'at least' if key.startswith('min_') else 'at most'} {shown(LIMITS[key], limit)}"
+
+
+def latency_table(latency: Latency, title: str) -> Table:
+    """Both modes, each percentile with the upper bound that holds with 99 % confidence."""
+    table = _table(title)
+    table.add_column("mode")
+    for name in ("p50", "p90", "p95", "p99"):
+        table.add_column(Text(f"{name} ms (at most)"), justify="right")
+    for name in ("frames", "missed"):
+        table.add_column(name, justify="right")
+    for mode, spread in (("burst", latency.burst), ("paced", latency.paced)):
+        if spread is not None:
+            cells = [_with_bound(spread, name) for name in ("p50", "p90", "p95", "p99")]
+            missed = getattr(spread, "miss_share", None)
+            table.add_row(mode, *cells, str(spread.n), ABSENT if missed is None else f"{missed:.1%}")
+    return table
+
+
+def _with_bound(spread: Spread, name: str) -> str:
+    value, bound = getattr(spread, f"{name}_ms"), getattr(spread, f"{name}_upper_ms")
+    return ABSENT if value is None else f"{value:.4f} ({bound:.4f})"
 
 
 def devices_table(profiles: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:

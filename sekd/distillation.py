@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import model_validator
 
 from sekd.checkpoint import hash_of_weights, load_model, save_model
 from sekd.config import Frozen, content_hash, parse, read_toml
 from sekd.data import DataConfig, Mixer
+from sekd.deployment import DeployConfig
 from sekd.errors import InputError
 from sekd.models import CruseConfig, Enhancer, StudentConfig, build
 from sekd.models.blocks import incomparable
-from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, live_features
+from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, calibration_audio, live_features
 from sekd.preparation import (
     CORE_VERSION,
     Hashes,
@@ -47,6 +50,7 @@ class DistillConfig(Frozen):
     teacher: TeacherConfig | None = None
     expect: Hashes | None = None  # what a package was made of: other data or another teacher is refused
     threads: int | None = None  # torch threads that gave the recorded bits
+    deploy: DeployConfig = DeployConfig()  # acts after training: no part of the identity
 
     @model_validator(mode="after")
     def _teacher_where_needed(self) -> DistillConfig:
@@ -166,8 +170,25 @@ def batches(config: DistillConfig, prepared: Prepared, cache: Path) -> Callable[
         return PoolBatches(
             prepared.pool, prepared.outputs, batch=config.train.batch, seed=config.seed, features=features
         )
+    return LiveBatches(_mixer(config, cache), batch=config.train.batch)
+
+
+def training_audio(config: DistillConfig, prepared: Prepared, cache: Path) -> Iterator[np.ndarray]:
+    """Noisy signals (sample,) that the student was trained on, the same for the same configuration.
+
+    Those of a pool as far as int8_static needs them; without a pool, endlessly, mixed when they are asked for.
+    """
+    if prepared.pool is not None:
+        yield from calibration_audio(prepared.pool, config.deploy.calibration_s)
+        return
+    mixer = _mixer(config, cache)
+    for index in count():
+        yield mixer.segment(index).noisy
+
+
+def _mixer(config: DistillConfig, cache: Path) -> Mixer:
     recipe = with_corpus(config.data.train, cache, config.seed, Reporter(None))
-    return LiveBatches(Mixer(recipe, seed=config.seed), batch=config.train.batch)
+    return Mixer(recipe, seed=config.seed)
 
 
 def _features(config: DistillConfig, prepared: Prepared) -> Features:
@@ -228,4 +249,4 @@ def environment() -> dict[str, Any]:
     }
 
 
-__all__ = ["DistillConfig", "Student", "distill", "environment", "hash_of_weights", "load_config"]
+__all__ = ["DistillConfig", "Student", "distill", "environment", "hash_of_weights", "load_config", "training_audio"]

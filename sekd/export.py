@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from sekd.hops import INPUT_NAMES
 from sekd.models.base import SAMPLE_RATE, STATE_NAMES, Contract, Enhancer, State, require_causal
 from sekd.models.settled import settled
+from sekd.onnx_file import save_onnx
 
 OPSET = 17  # with IR 8 the newest that the oldest supported onnxruntime loads
 IR_VERSION = 8
@@ -70,9 +70,7 @@ def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = N
     _constants_to_weights(graph.graph)
     onnx.helper.set_model_props(graph, {**_metadata(model, state), **(notes or {})})
     onnx.checker.check_model(graph)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    onnx.save(graph, partial)
-    partial.replace(path)
+    save_onnx(graph, path)
     return describe(path)
 
 

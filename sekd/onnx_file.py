@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sekd.errors import InputError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 STANDARD = ("", "ai.onnx")
 
@@ -35,6 +40,15 @@ def read_onnx(path: Path) -> bytes:
         raise InputError(f"{path}: not a whole ONNX file")
     _refuse(path, model)
     return content
+
+
+def save_onnx(model: ModelProto, path: Path) -> None:
+    """Writes ``path``, whole or not at all."""
+    from onnx import save
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    save(model, partial)
+    partial.replace(path)
 
 
 def _refuse(path: Path, model) -> None:

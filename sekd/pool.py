@@ -37,6 +37,13 @@ class Rows:
         return torch.from_numpy(values * self.scales[rows, None])
 
 
+def calibration_audio(pool: Path, seconds: float) -> list[np.ndarray]:
+    """The first noisy segments (sample,) of a pool, as many as hold ``seconds`` of audio."""
+    noisy = Rows(pool, "noisy")
+    count = math.ceil(seconds * SAMPLE_RATE / noisy.samples.shape[1])
+    return list(noisy[slice(count)].numpy())
+
+
 class RowsWriter:
     """Fills what ``Rows`` reads."""
 

@@ -90,8 +90,10 @@ class Prepared(NamedTuple):
 class Reporter:
     """Tells how far a long preparation is: at most one line every ``every_s`` seconds, with the time left."""
 
-    def __init__(self, say: Callable[[str], None] | None, every_s: float = 5.0) -> None:
-        self.say, self.every_s = say, every_s
+    def __init__(
+        self, say: Callable[[str], None] | None, every_s: float = 5.0, *, breathe: Callable[[], None] | None = None
+    ) -> None:
+        self.say, self.every_s, self.breathe = say, every_s, breathe
 
     @contextmanager
     def task(self, what: str):
@@ -100,6 +102,8 @@ class Reporter:
 
         def tell(share: float) -> None:
             nonlocal last
+            if self.breathe is not None:
+                self.breathe()
             now = time.monotonic()
             if self.say is not None and now - last >= self.every_s and 0.02 < share < 1:
                 last = now
@@ -120,18 +124,20 @@ def prepare(
     expect: Hashes | None = None,
     features: bool = False,
     say: Callable[[str], None] | None = None,
+    breathe: Callable[[], None] | None = None,
     trust_code: bool = False,
 ) -> Prepared:
     """Builds, or finds in ``cache``, all that the trials of one study share; ``features``: a term reads them.
 
     Args:
+        breathe: called after each small part of the work, for whoever wants the processor for himself.
         trust_code: whether the function that ``teacher.module`` names may be called.
 
     Raises:
         InputError: recordings or the teacher cannot be used or are not the expected ones, or the cache cannot be
             written.
     """
-    report = Reporter(say)
+    report = Reporter(say, breathe=breathe)
     source = None if teacher is None else teacher.source
     given = None if source is None else open_teacher(source, trust_code=trust_code)  # before anything takes minutes
     if features and teacher is not None and teacher.features == "cached":

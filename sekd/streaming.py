@@ -126,9 +126,12 @@ class OnnxEnhancer(HopEnhancer):
         super().reset()
         self._states = dict(self._initial)  # never written to: every run returns new arrays
 
+    def feeds(self, noisy: np.ndarray) -> dict[str, np.ndarray]:
+        """What ``step`` would give the network, by input name."""
+        return {self._input: self.stream.pack(noisy), **self._states}
+
     def step(self, noisy: np.ndarray) -> np.ndarray:
-        feeds = {self._input: self.stream.pack(noisy), **self._states}
-        enhanced, *states = self._session.run(self._outputs, feeds)
+        enhanced, *states = self._session.run(self._outputs, self.feeds(noisy))
         self._states = dict(zip(self._states, states, strict=True))
         return self.stream.unpack(enhanced)
 

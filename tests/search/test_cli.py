@@ -455,3 +455,21 @@ def test_a_network_on_waves_from_training_to_use(run, refused, tmp_path, causal)
     else:
         assert json.loads(out)["export_error"] is None and not (tmp_path / "waves" / "model.onnx").exists()
         assert "student.causal = false" in refused(*enhance)
+
+
+def test_training_writes_the_file_in_the_dtype_of_its_configuration(run, refused, tmp_path):
+    source = f'manifest = "{write_recordings(tmp_path / "audio")}"\nsegment_s = 0.5\n'
+    text = (
+        "[student]\nwidth = 2\nn_fft = 128\nhop = 64\nbands = 32\n[distill.schedule]\nkind = 'supervised'\n"
+        f"[train]\nsteps = 2\nbatch = 1\n[data.train]\n{source}[data.valid]\n{source}count = 1\n"
+    )
+    written = {}
+    for dtype in ("fp32", "int8_static", "int8_static"):
+        (tmp_path / "student.toml").write_text(f"{text}[deploy]\ndtype = '{dtype}'\ncalibration_s = 1\n")
+        code, out, err = run("train", tmp_path / "student.toml", "--json")  # trained once: the folder is the same
+        assert code == 0, err
+        content = (tmp_path / "student" / "model.onnx").read_bytes()
+        assert written.setdefault(dtype, content) == content
+    assert b"QuantizeLinear" in written["int8_static"] and b"QuantizeLinear" not in written["fp32"]
+    (tmp_path / "student.toml").write_text(f"{text}[deploy]\nexclude = ['Convv']\n")
+    assert "student.toml: 'deploy.exclude'" in refused("train", tmp_path / "student.toml")

@@ -2,15 +2,18 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from search.device_lock import DeviceLock
+from search.device import DeviceProfile
+from search.device_lock import DeviceLock, lock_folder
 
 # Takes the lock the named way as often as a line arrives, and says when it has it.
 CHILD = """
 import sys
+import threading
 from pathlib import Path
 from search.device_lock import DeviceLock
 lock = DeviceLock(Path(sys.argv[1]))
@@ -141,3 +144,63 @@ def test_a_step_costs_next_to_nothing(tmp_path):
     lock.close()
     print(f"step(): {each_us:.1f} us")
     assert each_us < 1000  # some microseconds in truth; only a wrong design reaches milliseconds
+
+
+def test_a_long_step_that_breathes_lets_the_measurer_in(tmp_path, child):
+    measurer = child()
+    lock = DeviceLock(tmp_path)
+    with lock.step():
+        measurer.say("exclusive")
+        assert measurer.hears(0.2) is None
+        done = threading.Timer(0.3, measurer.say, ["done"])
+        done.start()
+        lock.breathe()  # comes back when the measurer is through
+        assert [measurer.hears(1), measurer.hears(1)] == ["held", "free"]
+        done.join()
+        measurer.say("exclusive")
+        assert measurer.hears(0.2) is None  # and the step is held again
+    lock.close()
+    assert measurer.hears(30) == "held"
+
+
+def test_measurers_of_a_reserved_core_exclude_each_other_and_no_trainer(tmp_path, child):
+    trainer, measurer = child(), child()
+    lock = DeviceLock(tmp_path)
+    with lock.exclusive(trainers=False):
+        trainer.say("step")
+        assert trainer.hears(30) == "held"
+        trainer.say("done")
+        measurer.say("exclusive")
+        assert measurer.hears(0.2) is None
+    lock.close()
+    assert trainer.hears(30) == "free" and measurer.hears(30) == "held"
+
+
+def device(**fields):
+    return DeviceProfile(**{"name": "d", "description": "x", "latency": "local"} | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "folder"),
+    [
+        ({}, "local"),
+        ({"latency": "agent", "url": "http://127.0.0.1:8517"}, "local"),
+        ({"latency": "agent", "url": "https://board.lan:8517"}, "d"),
+    ],
+)
+def test_devices_on_one_machine_share_one_lock(tmp_path, fields, folder):
+    assert lock_folder(device(**fields), tmp_path) == tmp_path / "locks" / folder
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_reserved_core_is_left_to_measuring():
+    code = (
+        "import os; from search.device import DeviceProfile; from search.device_lock import keep_off\n"
+        "cores = sorted(os.sched_getaffinity(0))\n"
+        "profile = dict(name='d', description='x', latency='local', sources={'cores': 'x'}, reserve=True)\n"
+        "keep_off(DeviceProfile(cores=cores[:1], **profile)); print(os.sched_getaffinity(0) == set(cores[1:]))\n"
+        "try: keep_off(DeviceProfile(cores=cores, **profile))\n"
+        "except Exception as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "True" and "leaves no core" in done.stdout

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from streaming_onnx import streaming_model
 
@@ -11,15 +12,17 @@ from search import measure as measuring
 from search.device import DeviceProfile, load_device
 from search.device_lock import DeviceLock
 from search.latency import Latency, latency_from
-from search.measure import MeasurementFailed, measure
+from search.measure import RANKING, Level, MeasurementFailed, measure
+from search.network_latency import network_latency
 from sekd.errors import InputError
 
 HERE = load_device("x86-1core")
+FEW = Level("few", 50, 20, 1, 0.0, 5.0)
 
 
 def _reply(samples_us, hop_ms=16.0, busy=0.0):
     """What one process says of samples in microseconds."""
-    from search.agent.timing import summarise
+    from search.agent.percentiles import summarise
 
     summary = summarise([sample / 1e6 for sample in samples_us])
     return {
@@ -31,24 +34,30 @@ def _reply(samples_us, hop_ms=16.0, busy=0.0):
         "paced": summary | {"miss_share": 0.5, "hop_ms": hop_ms} if hop_ms else None,
         "paced_us": samples_us if hop_ms else [],
         "paced_reason": None if hop_ms else "hop unknown",
+        "canary_ms": [0.03, 0.03],
+        "canary_moved": False,
+        "attempts": 1,
+        "memory_bytes": {"before_session": 30 << 20, "peak": 50 << 20},
+        "temperature_c": [None, None],
         "environment": {"cpu": "fake", "other_busy_cores": busy},
     }
 
 
 def test_measures_a_model_in_a_fresh_process(tmp_path):
     model = streaming_model(tmp_path / "m.onnx", hop=32)
-    found = measure(model, HERE, frames=100, burst_frames=100)
+    found = measure(model, HERE, level=FEW._replace(burst_frames=100, paced_frames=100))
     assert (found.kind, found.source, found.n, found.hop_ms) == ("measured", "local", 100, 2.0)
     assert 0 < found.p50_ms <= found.p95_ms <= found.burst.p95_upper_ms
     assert found.p99_ms is None
     assert found.rtf == found.p50_ms / 2.0
     assert (found.paced.n, found.paced.hop_ms) == (100, 2.0)
     assert found.environment["threads"] == 1
+    assert found.peak_memory_bytes > found.model_memory_bytes > 0 and found.level == "few"
     assert Latency.model_validate_json(found.model_dump_json()) == found
 
 
 def test_without_a_hop_there_is_neither_pace_nor_rtf(tmp_path):
-    found = measure(streaming_model(tmp_path / "m.onnx", shape=(1, 64)), HERE, frames=20)
+    found = measure(streaming_model(tmp_path / "m.onnx", shape=(1, 64)), HERE, level=FEW)
     assert (found.paced, found.rtf, found.hop_ms) == (None, None, None)
     assert "hop unknown" in found.environment["paced_reason"]
 
@@ -56,7 +65,7 @@ def test_without_a_hop_there_is_neither_pace_nor_rtf(tmp_path):
 def test_profile_decides_cores_and_the_hop_can_be_given(tmp_path):
     core = min(os.sched_getaffinity(0))
     pinned = HERE.model_copy(update={"cores": (core,)})
-    found = measure(streaming_model(tmp_path / "m.onnx"), pinned, frames=20, hop_ms=1.0)
+    found = measure(streaming_model(tmp_path / "m.onnx"), pinned, level=FEW, hop_ms=1.0)
     assert found.environment["cores"] == [core]
     assert found.paced.hop_ms == 1.0
 
@@ -64,7 +73,7 @@ def test_profile_decides_cores_and_the_hop_can_be_given(tmp_path):
 def test_a_slower_model_measures_slower(tmp_path):
     small = streaming_model(tmp_path / "s.onnx", shape=(1, 64))
     large = streaming_model(tmp_path / "l.onnx", shape=(1, 64), size=256, repeat=50)
-    assert measure(large, HERE, frames=50).p50_ms > 3 * measure(small, HERE, frames=50).p50_ms
+    assert measure(large, HERE, level=FEW).p50_ms > 3 * measure(small, HERE, level=FEW).p50_ms
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all"])
@@ -85,20 +94,18 @@ def test_a_broken_file_is_a_failure_in_one_line(tmp_path, content):
     ],
 )
 def test_a_child_that_hangs_or_dies_gives_no_number(tmp_path, monkeypatch, script, message):
-    bad = tmp_path / "bad.py"
-    bad.write_text(script)
-    monkeypatch.setattr(measuring.timing, "__file__", str(bad))
+    monkeypatch.setattr(measuring, "CHILD", script)
     monkeypatch.setattr(measuring, "STARTUP_S", 0.5)
     with pytest.raises(MeasurementFailed, match=message):
-        measure(tmp_path / "m.onnx", HERE, limit_s=0.5)
+        measure(tmp_path / "m.onnx", HERE, level=FEW._replace(limit_s=0.5))
 
 
 def test_other_devices_are_never_measured_here(tmp_path):
     with pytest.raises(InputError, match="cannot be measured yet"):
         measure(tmp_path / "m.onnx", load_device("cortex-m7"))
-    remote = DeviceProfile(name="board", description="x", latency="agent")
-    with pytest.raises(InputError, match="'board': latency = \"agent\" is not measured here"):
-        measure(tmp_path / "m.onnx", remote)
+    predicted = DeviceProfile(name="board", description="x", latency="model", cost_model="board.json")
+    with pytest.raises(InputError, match="'board': latency = \"model\" is not measured here"):
+        measure(tmp_path / "m.onnx", predicted)
 
 
 def test_holds_the_device_while_it_measures(tmp_path):
@@ -116,13 +123,57 @@ def test_holds_the_device_while_it_measures(tmp_path):
     thread.start()
     measurer = DeviceLock(tmp_path)
     try:
-        measure(model, HERE, frames=100, lock=measurer)
+        measure(model, HERE, level=FEW._replace(paced_frames=100), lock=measurer)
     finally:
         busy.set()
         thread.join()
         trainer.close()
         measurer.close()
     assert max(waits) > 0.2  # the 100 paced frames of 2 ms alone
+
+
+@pytest.fixture
+def replies(monkeypatch):
+    """Processes that answer at once with what the test puts here."""
+    waiting = []
+    monkeypatch.setitem(measuring._RUN, "local", lambda *_: waiting.pop(0))
+    return waiting
+
+
+def _moved(canary_ms):
+    return _reply([10.0 + canary_ms[1]] * 50) | {"canary_ms": canary_ms}
+
+
+def test_what_ran_while_the_canary_moved_is_thrown_away(tmp_path, replies):
+    replies += [_moved([0.03, 0.04]), _moved([0.04, 0.03]), _moved([0.03, 0.031])]
+    found = measure(tmp_path / "m.onnx", HERE, level=FEW)
+    assert found.p50_ms == pytest.approx(0.010031) and found.flags == [] and found.n == 50
+    assert found.environment["attempts"] == [3]
+
+
+def test_three_times_is_enough_then_it_is_noisy(tmp_path, replies):
+    replies += [_moved([0.03, 0.04])] * 4
+    assert measure(tmp_path / "m.onnx", HERE, level=FEW).flags == ["noisy"]
+    assert len(replies) == 1
+
+
+def test_every_single_time_is_kept(tmp_path, replies):
+    replies += [_reply([10.0 + k, 20.5] * 20) for k in range(3)]
+    latency = measure(tmp_path / "m.onnx", HERE, level=RANKING, samples=tmp_path / "deep" / "kept.npz")
+    with np.load(tmp_path / "deep" / "kept.npz") as kept:
+        assert sorted(kept) == [f"{mode}_{k}" for mode in ("burst", "paced") for k in range(3)]
+        assert kept["burst_2"][:2].tolist() == [120, 205]
+    assert (latency.n, latency.burst.p99_upper_ms) == (120, None)
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["kept.npz"]
+
+
+def test_equal_networks_share_one_latency_and_a_shifted_machine_is_told(tmp_path, replies):
+    model = streaming_model(tmp_path / "m.onnx")
+    replies += [_reply([10.0] * 50), _reply([14.0] * 50) | {"canary_ms": [0.04, 0.04]}]
+    first = network_latency(model, HERE, tmp_path / "measured")
+    assert network_latency(model, HERE, tmp_path / "measured") == first and first["flags"] == []
+    later = network_latency(model, HERE, tmp_path / "measured", level=RANKING._replace(processes=1))
+    assert later["flags"] == ["shifted"] and (tmp_path / later["samples"]).exists()
 
 
 def test_p50_over_processes_is_the_median_of_their_medians():

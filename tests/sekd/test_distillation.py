@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,9 +14,10 @@ from tiny_models import speech_like
 from sekd.audio import list_audio
 from sekd.checkpoint import hash_of_weights, load_model, save_model
 from sekd.config import parse
-from sekd.distillation import DistillConfig, distill, load_config
+from sekd.distillation import DistillConfig, distill, load_config, training_audio
 from sekd.errors import InputError
 from sekd.models import build
+from sekd.pool import Rows
 from sekd.preparation import Hashes, Prepared, prepare
 
 TINY = {"width": 2, "depth": 2, "gru_groups": 2, "bands": 16, "n_fft": 128, "hop": 64}
@@ -120,6 +123,8 @@ def test_identity_is_what_can_change_the_result(corpus):
     config = configure(corpus)
     same = config.model_copy(update={"threads": 3, "expect": HASHES})
     assert config.identity(HASHES) == same.identity(HASHES)
+    deployed = configure(corpus, deploy={"dtype": "int8_static", "exclude": ["GRU"]})  # after training
+    assert config.identity(HASHES) == deployed.identity(HASHES)
     moved = config.model_copy(update={"data": configure(corpus.parent / "elsewhere.csv").data})
     assert config.identity(HASHES) == moved.identity(HASHES)
     others = [
@@ -157,6 +162,22 @@ def test_mixing_on_the_fly_is_not_a_pool(corpus, cache, prepared):
     assert config.identity(live.hashes) != config.identity(prepared.hashes)
     students = [distill(config, prepared=live, cache=cache) for _ in range(2)]
     assert hash_of_weights(students[0].model) == hash_of_weights(students[1].model)
+
+
+def test_training_audio_is_the_beginning_of_the_pool(corpus, cache, prepared):
+    config = configure(corpus, deploy={"calibration_s": 1.2})
+    heard = list(training_audio(config, prepared, cache))
+    assert [signal.shape for signal in heard] == [(8000,)] * 3  # segments of half a second
+    assert np.array_equal(heard, Rows(prepared.pool, "noisy")[slice(3)])
+
+
+def test_training_audio_without_a_pool_is_mixed_when_asked_for(corpus, cache):
+    """The same signals as a pool would begin with, but for its 16 bits."""
+    config = parse(DistillConfig, {**document(corpus, distill=SUPERVISED), "teacher": None}, "distil.toml")
+    live = prepare(config.data, None, seed=0, cache=cache)
+    heard = list(islice(training_audio(config, live, cache), 4))
+    pool = prepare(config.data, configure(corpus).teacher, seed=0, cache=cache).pool
+    assert np.allclose(heard, Rows(pool, "noisy")[slice(4)], atol=1e-4)
 
 
 @pytest.mark.parametrize("key", ["pool", "valid", "teacher"])

@@ -1,0 +1,91 @@
+"""The promise that goes with a student: measured longer than any other, in the file that is handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from search.device import DeviceProfile
+from search.device_lock import DeviceLock
+from search.measure import CERTIFICATE, Latency, Level, measure
+from search.record import LATENCIES, TrialRecord
+from sekd.config import Frozen
+
+
+class Promise(Frozen):
+    """One limit on a latency: ``value`` is an upper bound at 99 % confidence, not the figure of the sample."""
+
+    key: str
+    value: float | None
+    limit: float
+
+    @property
+    def kept(self) -> bool:
+        return self.value is not None and self.value <= self.limit
+
+
+class Certificate(Frozen):
+    """What was measured, and what may be said of it."""
+
+    latency: Latency
+    promises: list[Promise]
+    reasons: list[str]  # why it is none; empty where it is one
+
+    @property
+    def certified(self) -> bool:
+        return not self.reasons
+
+
+def certify(
+    model: Path,
+    record: TrialRecord,
+    device: DeviceProfile,
+    limits: Mapping[str, float],
+    *,
+    lock: DeviceLock | None = None,
+    level: Level = CERTIFICATE,
+) -> Certificate:
+    """Measures ``model``, the file that is handed over, and compares its bounds with ``limits``.
+
+    Raises:
+        MeasurementFailed: it could not be measured.
+    """
+    latency = measure(model, device, level=level, lock=lock)
+    promises = [Promise(key=key, value=_bound(key, latency, record), limit=limits[key]) for key in _timed(limits)]
+    broken = [
+        f"{promise.key} is at most {'unknown' if promise.value is None else f'{promise.value:.4g}'}, "
+        f"the limit is {promise.limit:.4g}"
+        for promise in promises
+        if not promise.kept
+    ]
+    return Certificate(latency=latency, promises=promises, reasons=[*broken, *_too_weak(latency, level)])
+
+
+def _timed(limits: Mapping[str, float]) -> list[str]:
+    return [key for key in limits if key in LATENCIES]
+
+
+def _bound(key: str, latency: Latency, record: TrialRecord) -> float | None:
+    burst = latency.burst.p50_upper_ms if latency.burst else None
+    if key == "paced_p95_ms":
+        return latency.paced.p95_upper_ms if latency.paced else None
+    if burst is None or key == "latency_ms":
+        return burst
+    if key == "rtf":
+        return burst / latency.hop_ms if latency.hop_ms else None
+    return record.cost.algorithmic_latency_ms + burst if record.cost else None
+
+
+def _too_weak(latency: Latency, level: Level) -> list[str]:
+    """What keeps a measurement from being a promise, whatever its figures."""
+    reasons = []
+    if "noisy" in latency.flags:
+        reasons.append("the machine changed speed while it was measured (noisy)")
+    for mode, spread, frames in (
+        ("burst", latency.burst, level.burst_frames),
+        ("paced", latency.paced, level.paced_frames),
+    ):
+        wanted = frames * level.processes
+        if spread is not None and spread.n < wanted:
+            reasons.append(f"{mode}: {spread.n} frames within the time limit, {wanted} are needed")
+    return reasons
