@@ -20,7 +20,7 @@ def graph_hash(model: ModelProto, graph: Graph) -> str:
 
     Names do not matter. A constant is told by its type alone, unless it holds 64-bit integers: those are shapes, axes
     and indices, which decide what is computed and are never weights. It stands where it is read, so that it does not
-    matter whether equal weights are stored once or twice, nor through which constants they pass.
+    matter whether equal weights are stored once or twice; what turns stored bytes into weights does (int8 is another).
     """
     opsets = sorted((opset.domain, opset.version) for opset in model.opset_import)
     return content_hash([opsets, _described(graph, {})], LENGTH)
@@ -48,7 +48,15 @@ def _source(graph: Graph, names: dict[str, str], name: str) -> Any:
     if name not in graph.constants:
         return names.get(name, name)
     weight = graph.weights.get(name)
-    return ["constant", _type(graph, name), None if weight is None else _integers(weight)]
+    if weight is not None:
+        return ["constant", _type(graph, name), _integers(weight)]
+    if name not in graph.described:
+        node = graph.folded[name]
+        read = [_source(graph, names, each) for each in node.input]
+        made = content_hash([name_of(node), read, _type(graph, name)], LENGTH)
+        # An exporter that stores equal weights once hands them out through Identity.
+        graph.described[name] = read[0] if node.op_type == "Identity" else made
+    return graph.described[name]
 
 
 def _type(graph: Graph, name: str) -> Any:

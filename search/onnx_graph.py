@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search.onnx_rules import COUNTED, FREE, attribute, name_of
 from search.onnx_shapes import TensorType, types_of, with_shapes
@@ -52,10 +52,13 @@ class Graph:
         self.types: dict[str, TensorType] = (parent.types if parent else {}) | types_of(proto)
         self.weights: dict[str, TensorProto] = (parent.weights if parent else {}) | _weights(proto)
         self.constants: set[str] = (parent.constants if parent else set()) | self.weights.keys()
+        self.folded: dict[str, NodeProto] = dict(parent.folded) if parent else {}  # by what they give
+        self.described: dict[str, Any] = {}  # what graph_hash said of each of them
         self.nodes: list[NodeProto] = []
         for node in proto.node:
             if node.op_type == "Constant" or _folds(node, self.constants):
                 self.constants.update(node.output)
+                self.folded |= dict.fromkeys(node.output, node)
                 self.types |= {weight.name: _type(weight) for weight in _weights_of_node(node)}
             else:
                 self.nodes.append(node)

@@ -176,6 +176,17 @@ def test_names_and_values_of_weights_leave_the_hash_shapes_and_attributes_do_not
     assert len({same, hash_of(tmp_path, to=(4, 2)), hash_of(tmp_path, alpha=0.2)}) == 3
 
 
+def test_weights_that_are_stored_as_int8_are_another_graph(tmp_path):
+    def stored(kind, *decoding):
+        weights = [weight("w", [8, 8], kind), weight("s", [])]
+        nodes = [*decoding, node("MatMul", "x v" if decoding else "x w", "y")]
+        return graph_facts(save(tmp_path / "i.onnx", nodes, {"x": [1, 8]}, ["y"], weights))
+
+    plain, int8 = stored("f"), stored("s", node("DequantizeLinear", "w s", "v"))
+    assert plain.graph_hash == stored("f", node("Identity", "w", "v")).graph_hash != int8.graph_hash
+    assert (int8.nodes, int8.macs, int8.weight_bytes) == (plain.nodes, plain.macs, 64 + 4)
+
+
 def test_edges_are_in_the_hash(tmp_path):
     def wired(second):
         nodes = [node("Relu", "x", "a"), node("Relu", "x", "b"), node("Add", f"a {second}", "y")]
