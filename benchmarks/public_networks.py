@@ -18,10 +18,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from search.onnx_graph import graph_facts
+
 from benchmarks.latency_repeats import students
 from search.device import load_device
 from search.measure import RANKING, measure
-from search.onnx_graph import graph_facts
 
 PUBLIC = {"GTCRN": (["gtcrn"], 16.0), "UL-UNAS": (["ul-unas"], 16.0), "DTLN": (["dtln-1", "dtln-2"], 8.0)}
 
@@ -88,7 +89,9 @@ def main() -> None:
     options = parser.parse_args()
     rows = sorted(measured(options.folder, options.rounds), key=lambda row: row.macs_per_s)
     by_time = sorted(rows, key=lambda row: row.burst / row.hop_ms)
-    print("| network | hop ms | MMAC/s | nodes | burst p50 ms | paced p50 ms | paced p95 at most | rank by MACs | by time |")
+    print(
+        "| network | hop ms | MMAC/s | nodes | burst p50 ms | paced p50 ms | paced p95 at most | rank by MACs | by time |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for rank, row in enumerate(rows, 1):
         print(

@@ -19,6 +19,7 @@ from search.device import DeviceProfile, require_measurable
 from search.device_lock import DeviceLock
 from search.latency import Latency
 from search.measure import RANKING, Level, MeasurementFailed, measure
+from search.remote import require_agent
 from sekd.errors import InputError
 from sekd.export import export_onnx
 from sekd.models import build
@@ -52,6 +53,7 @@ def calibrate(
         raise InputError(
             f"device '{device.name}': latency = \"{device.latency}\" is not measured, so nothing to fit to"
         )
+    require_agent(device)
     if not FEWEST <= count <= MOST:
         raise InputError(f"--networks {count}: {FEWEST} to {MOST}")
     with tempfile.TemporaryDirectory() as folder:

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from search.agent.options import add_options
 from sekd.errors import InputError, nearest
 
-STUDY, CORE, CALIBRATE = "search.study_commands", "search.core_commands", "search.calibrate_command"
+STUDY, CORE = "search.study_commands", "search.core_commands"
+AGENT, CALIBRATE = "search.agent_command", "search.calibrate_command"
 METRIC_LIMITS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
 
 
@@ -154,6 +156,9 @@ def _core(command: Any) -> None:
     calibrate.add_argument("--device", required=True, metavar="D")
     calibrate.add_argument("--networks", type=_positive, default=30, metavar="N", help="10 to 30; all unless given")
     calibrate.add_argument("--out", metavar="FILE", help="cost_models/D.json beside the studies unless given")
+    agent = command("agent", AGENT, "serve measurements from this machine, or pack the agent for a device")
+    agent.add_argument("--pack", metavar="FILE.pyz", help="write the agent as one file, and end")
+    add_options(agent)
     train = command("train", CORE, "one distillation")
     train.add_argument("config", metavar="CONFIG.toml")
     train.add_argument("--out", metavar="DIR", help="CONFIG without .toml unless given")

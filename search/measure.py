@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import search
 from search.device import DeviceProfile, require_measurable
 from search.device_lock import DeviceLock
 from search.latency import Latency, MeasurementFailed, latency_from
+from search.remote import run_on_agent
 from sekd.errors import InputError
 
 __all__ = ["CERTIFICATE", "LEVELS", "RANKING", "SCREENING", "Latency", "Level", "MeasurementFailed", "measure"]
 
-ROOT = Path(search.__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from search.agent.timing import main; sys.exit(main())"
 STARTUP_S = 30.0  # a loaded machine may take this long to start Python and load onnxruntime
 ATTEMPTS = 3  # at a process through which the canary kept its speed
@@ -140,7 +140,7 @@ def run_here(device: DeviceProfile, model: Path, request: dict[str, Any]) -> dic
     return reply
 
 
-_RUN = {"local": run_here}  # how one process is run, by the profile's ``latency``
+_RUN = {"local": run_here, "agent": run_on_agent}  # how one process is run, by the profile's ``latency``
 
 
 def _environment() -> dict[str, str]:

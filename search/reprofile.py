@@ -10,6 +10,7 @@ from search.device import load_device, require_measurable
 from search.device_lock import DeviceLock
 from search.measure import MeasurementFailed
 from search.network_latency import fresh_latency
+from search.remote import require_agent
 from search.results import Results
 from search.study import cache_folder
 from sekd.config import content_hash
@@ -24,6 +25,7 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
     """
     device = load_device(device_name)
     require_measurable(device)
+    require_agent(device)
     trained = [r for r in results.records if r.status == "COMPLETE" and r.duplicate_of is None]
     files = {r.number: results.folder / "trials" / str(r.number) / "model.onnx" for r in trained}
     present = {number: path for number, path in files.items() if path.exists()}
