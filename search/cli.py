@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 from search.agent.options import add_options
 from sekd.errors import InputError, nearest
 
-STUDY, CORE, AGENT = "search.study_commands", "search.core_commands", "search.agent_command"
+STUDY, CORE = "search.study_commands", "search.core_commands"
+AGENT, CALIBRATE = "search.agent_command", "search.calibrate_command"
 METRIC_LIMITS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
 
 
@@ -149,6 +150,12 @@ def _core(command: Any) -> None:
         "--level", choices=["screening", "ranking", "certificate"], default="ranking",
         help="how much: 128 frames, 662 in each of three processes, or 1024 and 10 s in three (default: ranking)",
     )  # fmt: skip
+    measure.add_argument("--predict", action="store_true", help="say what a cost model would have said, too")
+    measure.add_argument("--cost-model", metavar="FILE", help="of sekd calibrate; that of the device unless given")
+    calibrate = command("calibrate", CALIBRATE, "fit a cost model to a device, from networks measured on it")
+    calibrate.add_argument("--device", required=True, metavar="D")
+    calibrate.add_argument("--networks", type=_positive, default=30, metavar="N", help="10 to 30; all unless given")
+    calibrate.add_argument("--out", metavar="FILE", help="cost_models/D.json beside the studies unless given")
     agent = command("agent", AGENT, "serve measurements from this machine, or pack the agent for a device")
     agent.add_argument("--pack", metavar="FILE.pyz", help="write the agent as one file, and end")
     add_options(agent)
@@ -168,7 +175,7 @@ def _core(command: Any) -> None:
     corpus.add_argument("folder", metavar="DIR")
     corpus.add_argument("--minutes", type=_above_zero, default=10.0, metavar="X")
     corpus.add_argument("--seed", type=int, default=0, metavar="N")
-    for made in (devices, measure, evaluate, enhance, train):
+    for made in (devices, measure, calibrate, evaluate, enhance, train):
         made.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 

@@ -38,9 +38,12 @@ def devices(options: Namespace) -> int:
 
 
 def measure(options: Namespace) -> int:
+    from search.cost_model import predict
     from search.device import load_device
     from search.measure import LEVELS, MeasurementFailed
     from search.measure import measure as time_model
+    from search.measure_report import chosen_cost_model, cost_document, cost_line, predicted_line
+    from search.onnx_graph import graph_facts
     from search.tables import latency_table
 
     device = load_device(options.device)
@@ -49,17 +52,29 @@ def measure(options: Namespace) -> int:
         path = path / "model.onnx"
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    model = chosen_cost_model(device, options.predict, options.cost_model)
+    # A device that cannot be measured is only predicted, if at all.
+    alone = model is not None and device.kind != "measured"
     try:
-        latency = time_model(path, device, level=LEVELS[options.level], hop_ms=options.hop_ms)
+        latency = None if alone else time_model(path, device, level=LEVELS[options.level], hop_ms=options.hop_ms)
+        predicted = None if model is None else predict(path, model, hop_ms=options.hop_ms)
     except MeasurementFailed as error:
         raise InputError(str(error)) from error
+    cost = cost_document(graph_facts(path), options.hop_ms)
     if options.json:
-        document = {"model": str(path), "latency": {device.name: latency.model_dump(mode="json")}}
-        print(json.dumps(document))
+        found = {"latency": latency, **({} if predicted is None else {"predicted": predicted})}
+        by_device = {
+            key: {} if one is None else {device.name: one.model_dump(mode="json")} for key, one in found.items()
+        }
+        print(json.dumps({"model": str(path), "cost": cost, **by_device}))
         return 0
-    title = f"{path.name} on {device.name}: {latency.kind} ({latency.source}), {latency.level}"
-    _console().print(latency_table(latency, title))
-    _print_once(latency)
+    print(cost_line(cost))
+    if predicted is not None:
+        print(predicted_line(predicted, latency))
+    if latency is not None:
+        title = f"{path.name} on {device.name}: {latency.kind} ({latency.source}), {latency.level}"
+        _console().print(latency_table(latency, title))
+        _print_once(latency)
     return 0
 
 

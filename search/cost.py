@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from search.onnx_graph import GraphFacts
 from search.record import Cost
 from sekd.config import Frozen
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from sekd.models.base import Enhancer
 
-__all__ = ["Cost", "MacCount", "UncountedOperator", "cost_of", "count_macs"]
+__all__ = ["Cost", "MacCount", "UncountedOperator", "cost_of", "count_macs", "with_graph"]
 
 
 class MacCount(Frozen):
@@ -88,6 +89,17 @@ def cost_of(student: Enhancer) -> Cost:
         weight_bytes=student.weight_bytes(),
         state_bytes=student.state_bytes(),
         algorithmic_latency_ms=student.algorithmic_latency_ms,
+    )
+
+
+def with_graph(cost: Cost, graph: GraphFacts) -> Cost:
+    """``cost`` with what the exported graph tells besides."""
+    return cost.model_copy(
+        update={
+            "graph_nodes": graph.nodes,
+            "activation_bytes": graph.activation_bytes,
+            "mac_coverage": graph.coverage,
+        }
     )
 
 

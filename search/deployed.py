@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from search.cost import cost_of
+from search.cost import cost_of, with_graph
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock
-from search.measure import SCREENING, Level, MeasurementFailed, measure
-from search.network_latency import measuring, network_latency
+from search.measure import RANKING, SCREENING, Level, MeasurementFailed
+from search.network_latency import measuring, network_key, network_latency
+from search.onnx_graph import graph_facts
+from search.ranking import enters_front
 from search.record import Cost, Score, Seconds, TrialRecord
 from search.scoring import Enhance, Tell, evaluate_student
 from search.space import merged, nested
@@ -30,7 +32,7 @@ from sekd.quantize import write_deployed
 from sekd.streaming import OnnxEnhancer
 
 TOLERANCE = 1e-4  # of a float export against torch, relative to the RMS of the output
-DRIFT = 0.10  # between the untrained and the trained file's latency: beyond, the record says so
+DRIFT = 0.10  # between the latency before training and the ranking after it: beyond, the record says so
 
 
 class Facts(NamedTuple):
@@ -85,17 +87,37 @@ def deployed(
     tell("verify", 0.0)
     latency = {shared.device.name: _latency(export.path, shared, facts, lock)}
     also, failed = _elsewhere(export.path, shared, lock)
-    measured = time.monotonic() - evaluated + (facts.seconds if facts else 0.0)
-    return blank(job, "COMPLETE", setting).model_copy(
+    record = blank(job, "COMPLETE", setting).model_copy(
         update={
             "cost": cost,
             "latency": latency | also,
             "scores": scores,
-            "seconds": Seconds(train=student.seconds, evaluate=evaluated - started, measure=measured),
             "teacher_beaten": _beaten(scores[job.quality], shared.teacher_quality),
             "flags": [*latency[shared.device.name].get("flags", ()), *failed],
         }
     )
+    record = _ranked(record, export.path, job, lock)
+    measured = time.monotonic() - evaluated + (facts.seconds if facts else 0.0)
+    spent = Seconds(train=student.seconds, evaluate=evaluated - started, measure=measured)
+    return record.model_copy(update={"seconds": spent})
+
+
+def _ranked(record: TrialRecord, path: Path, job: Job, lock: DeviceLock) -> TrialRecord:
+    """``record`` with a latency of more frames, if it enters the front and its network has none yet."""
+    shared, name = job.shared, job.shared.device.name
+    if record.latency_kind(name) != "measured" or shared.front is None:
+        return record
+    if not enters_front(record, shared.front, job.objectives, job.limits, name):
+        return record
+    before = record.latency[name]
+    try:
+        with measuring(shared.device, lock) as held:
+            ranked = network_latency(path, shared.device, shared.measured, level=RANKING, lock=held)
+    except MeasurementFailed:  # the student is trained, and was measured: it stays, and says so
+        return record.model_copy(update={"flags": [*record.flags, "unranked"]})
+    drifted = {"drift"} if abs(ranked["p50_ms"] / before["p50_ms"] - 1) > DRIFT else set()
+    flags = {flag for flag in record.flags if flag not in before["flags"]} | {*ranked["flags"]} | drifted
+    return record.model_copy(update={"latency": record.latency | {name: ranked}, "flags": sorted(flags)})
 
 
 def _beaten(score: Score, teacher: float | None) -> bool | None:
@@ -117,32 +139,25 @@ def _written(
 
 
 def as_exported(cost: Cost, export: Export, deploy: DeployConfig) -> Cost:
-    """``cost`` of a network with what its file says: quantised weights take what the file holds."""
+    """``cost`` of a network with what its file says; quantised weights take what the file holds."""
+    cost = with_graph(cost, graph_facts(export.path))
     return cost if deploy.dtype == "fp32" else cost.model_copy(update={"weight_bytes": export.weight_bytes})
 
 
 def _latency(path: Path, shared: Shared, facts: Facts | None, lock: DeviceLock) -> dict[str, Any]:
-    """On the study's own device; one that was had before training is checked against the trained file.
+    """On the study's own device; what was had before training holds, unless training changed the graph.
 
     Raises:
         InputError: it could not be measured.
     """
     if not shared.latency_wanted:
         return {"kind": "unmeasured", "source": None}
+    if facts is not None and facts.latency.get("network") in (None, network_key(path)):
+        return facts.latency
     try:
-        if facts is None:
-            return latency_on(shared.device, path, shared, lock)
-        if shared.device.kind == "predicted":  # of the graph alone, which training does not change
-            return facts.latency
-        with measuring(shared.device, lock) as held:
-            again = measure(path, shared.device, level=screening(shared), lock=held)
+        return latency_on(shared.device, path, shared, lock)
     except MeasurementFailed as failure:
         raise InputError(f"the trained student could not be measured: {failure}") from failure
-    # Equal networks must not be told apart by noise: the network's own measurement stands, this one checks it.
-    before, after = facts.latency["p50_ms"], again.p50_ms
-    assert after is not None
-    drifted = {"drift"} if abs(after / before - 1) > DRIFT else set()
-    return facts.latency | {"flags": sorted({*facts.latency["flags"], *drifted}), "trained_p50_ms": after}
 
 
 def _elsewhere(path: Path, shared: Shared, lock: DeviceLock) -> tuple[dict[str, Any], list[str]]:

@@ -75,7 +75,11 @@ class DeviceProfile(Frozen):
     @model_validator(mode="after")
     def _every_number_has_a_source(self) -> DeviceProfile:
         given = {key for key in NUMERIC & self.model_fields_set if getattr(self, key) is not None}
-        bare = sorted(key for key in given if not self.sources.get(key, "").strip())
+        # A worker reads the profile with all its defaults written out: those are ours, and need no source.
+        ours = {
+            key for key in given - self.sources.keys() if getattr(self, key) == type(self).model_fields[key].default
+        }
+        bare = sorted(key for key in given - ours if not self.sources.get(key, "").strip())
         if bare:
             raise ValueError(f"no source for {', '.join(bare)}: add it under [sources]")
         loose = sorted(self.sources.keys() - given)

@@ -57,6 +57,7 @@ def check_study(path: Path, samples: int) -> dict[str, Any]:
     return {
         "study": study.name,
         "device": study.device,
+        "latency_kind": device.kind,
         "samples": len(records),
         "share_fitting": sum(record.status == "COMPLETE" for record in records) / len(records),
         "axes": {axis: _span(records, axis, device.name, kind) for axis in AXES},
@@ -169,7 +170,9 @@ def print_check(document: Mapping[str, Any], console: Console) -> None:
         table.add_column(name, justify="right" if name != "axis" else "left")
     for axis, span in document["axes"].items():
         if span is not None:
-            table.add_row(heading(axis), *(shown(axis, span[key]) for key in ("min", "median", "max")))
+            table.add_row(
+                heading(axis, document["latency_kind"]), *(shown(axis, span[key]) for key in ("min", "median", "max"))
+            )
     console.print(table)
     print(f"{document['share_fitting']:.0%} fit the budget")
     for notice in document["notices"]:

@@ -66,6 +66,7 @@ class Latency(Frozen):
     peak_memory_bytes: int | None = None  # of the process, Python and onnxruntime with it
     model_memory_bytes: int | None = None  # what the session and its calls added to that
     samples: str | None = None  # file of all single times
+    network: str | None = None  # which network this is the latency of, whatever its weights
     interval_ms: tuple[FiniteFloat, FiniteFloat] | None = None  # 90 % interval of a predicted p50
     n: int = 0
     flags: list[str] = Field(default_factory=list)

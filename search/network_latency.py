@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from search.cost_model import cost_model_of, predict
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock, lock_folder
 from search.latency import Latency
-from search.measure import SCREENING, Level, measure
+from search.measure import RANKING, SCREENING, Level, measure
+from search.onnx_graph import graph_facts
 from sekd.cache import write_json
+from sekd.config import content_hash
 
 SHIFTED = 0.10
 
@@ -28,29 +30,40 @@ def network_latency(
     Raises:
         MeasurementFailed: it could not be had.
     """
-    stem = f"{device.name}-{network_key(model)}-{level.name}"
-    known = folder / f"{stem}.json"
-    if known.exists():
-        return json.loads(known.read_text())
+    if device.latency == "model":
+        return fresh_latency(model, device).model_dump(mode="json")
+    network = network_key(model)
+    for known in (folder / f"{device.name}-{network}-{name}.json" for name in (RANKING.name, level.name)):
+        if known.exists():
+            return json.loads(known.read_text())
     folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{device.name}-{network}-{level.name}"
     latency = measure(model, device, level=level, lock=lock, samples=folder / f"{stem}.npz")
     shifted = ["shifted"] if _shifted(latency, folder / f"{device.name}-canary.json") else []
     document = latency.model_dump(mode="json")
-    document |= {"flags": [*latency.flags, *shifted], "samples": f"{folder.name}/{stem}.npz"}
-    write_json(known, document)
+    document |= {"flags": [*latency.flags, *shifted], "samples": f"{folder.name}/{stem}.npz", "network": network}
+    write_json(folder / f"{stem}.json", document)
     return document
 
 
 def network_key(model: Path) -> str:
-    """Equal for files of one graph and hop: weights by name, shape and type alone, for no kernel looks at them."""
-    import onnx  # late: reading commands do without
+    """Equal for files of one graph and hop, whatever their weights."""
+    graph = graph_facts(model)
+    return content_hash([graph.graph_hash, graph.hop_ms], 16)
 
-    graph = onnx.load(model)
-    for weight in graph.graph.initializer:
-        if weight.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL):  # those are shapes and indices
-            for field in ("raw_data", "float_data", "int32_data", "double_data"):
-                weight.ClearField(field)
-    return hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()[:16]
+
+def fresh_latency(
+    model: Path, device: DeviceProfile, *, level: Level = SCREENING, lock: DeviceLock | None = None
+) -> Latency:
+    """The latency of ``model`` on ``device`` as it is had there: predicted where the profile says so, else measured.
+
+    Raises:
+        MeasurementFailed: it could not be had.
+        InputError: latency on the device cannot be had.
+    """
+    if device.latency == "model":
+        return predict(model, cost_model_of(device))
+    return measure(model, device, level=level, lock=lock)
 
 
 @contextmanager
@@ -66,8 +79,6 @@ def measuring(device: DeviceProfile, local: DeviceLock) -> Iterator[DeviceLock]:
 
 def _shifted(latency: Latency, first: Path) -> bool:
     """Whether the machine is no longer as fast as when the study first measured, which the canary of then tells."""
-    if latency.canary_ms is None:  # predicted
-        return False
     if not first.exists():
         write_json(first, {"canary_ms": latency.canary_ms, "at": latency.at})
     reference = json.loads(first.read_text())["canary_ms"]

@@ -13,7 +13,7 @@ import torch
 from search.cost import cost_of
 from search.deployed import Facts, Trained, as_exported, blank, config_at, deployed, latency_on
 from search.device import check_fits
-from search.device_lock import DeviceLock
+from search.device_lock import DeviceLock, keep_off
 from search.measure import MeasurementFailed
 from search.record import Cost, Seconds, TrialRecord, Violation
 from search.scoring import Tell
@@ -62,6 +62,7 @@ def run_trial(job: Job, tell: Tell) -> TrialRecord:
     if done.exists():
         return TrialRecord.model_validate_json(done.read_text())
     torch.set_num_threads(job.shared.threads)
+    keep_off(job.shared.device)
     lock = DeviceLock(job.shared.lock)
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder / "lock"):
@@ -167,7 +168,7 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
     """
     with lock.step():  # no work of ours beside another trial's measurement, not even this
         torch.manual_seed(config.seed)
-        model = build(config.student).eval()
+        model = _as_if_trained(build(config.student)).eval()
         cost = cost_of(model)
     device = job.shared.device
     early = blank(job, "INFEASIBLE").model_copy(update={"cost": cost})
@@ -179,7 +180,13 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
         export = _untrained(model, config, job.folder / "untrained.onnx", cost)
     cost = as_exported(cost, export, config.deploy)
     early = early.model_copy(update={"cost": cost})
-    broken = check_fits(device, cost, operators=export.operators, weight_bytes=export.weight_bytes)
+    broken = check_fits(
+        device,
+        cost,
+        operators=export.operators,
+        weight_bytes=export.weight_bytes,
+        activation_bytes=cost.activation_bytes or 0,
+    )
     if broken:
         violations = [Violation(key=b.key, value=b.value, limit=b.limit) for b in broken]
         raise Rejected("; ".join(b.reason for b in broken), violations, cost, None)
@@ -193,6 +200,15 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
     seen = early.model_copy(update={"latency": {device.name: latency}})
     _reject(fits(seen, job.limits, device.name, kind=device.kind), "over budget", cost, latency)
     return Facts(cost, export, latency, seconds)
+
+
+@torch.no_grad()
+def _as_if_trained(model: Enhancer) -> Enhancer:
+    """All weights different: the exporter stores equal ones once, and training would change the graph."""
+    for weight in model.state_dict().values():
+        if weight.is_floating_point():
+            weight.add_(1e-3 * torch.rand_like(weight))
+    return model
 
 
 def _untrained(model: Enhancer, config: DistillConfig, path: Path, cost: Cost) -> Export:

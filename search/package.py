@@ -13,7 +13,7 @@ from typing import Any
 import tomlkit
 
 from search.labels import heading, shown
-from search.record import TrialRecord
+from search.record import Cost, TrialRecord
 from search.results import Results
 from search.scoring import validation_pairs
 from search.space import merged, nested
@@ -185,16 +185,36 @@ def _cost_rows(record: TrialRecord, device: str, kind: Any, latency: Mapping[str
         f"| {heading(name)} | {shown(name, record.value(name, device))} | counted |"
         for name in ("parameters", "macs_per_s", "weight_kib", "state_kib")
     ]
-    if record.cost is not None:
-        counted.append(f"| algorithmic latency, ms | {record.cost.algorithmic_latency_ms:g} | window |")
+    counted += [] if record.cost is None else _graph_rows(record.cost)
     timed = [
         f"| {heading(name, kind)} | {shown(name, record.value(name, device, kind=kind))} | {latency.get('kind')} |"
-        for name in ("latency_ms", "paced_p95_ms", "rtf")
+        for name in ("latency_ms", "paced_p95_ms", "rtf", "total_latency_ms")
     ]
     return counted + timed
 
 
+def _graph_rows(cost: Cost) -> list[str]:
+    """What the exported graph tells; records of earlier versions lack some."""
+    rows = [
+        ("graph nodes", cost.graph_nodes, "d", "counted"),
+        (
+            "activations, KiB",
+            None if cost.activation_bytes is None else cost.activation_bytes / 1024,
+            ".1f",
+            "estimate",
+        ),
+        ("operators counted or known to be free", cost.mac_coverage, ".0%", "counted"),
+        ("algorithmic latency, ms", cost.algorithmic_latency_ms, "g", "window"),
+    ]
+    return [f"| {title} | {value:{digits}} | {how} |" for title, value, digits, how in rows if value is not None]
+
+
 def _latency_notes(device: str, latency: Mapping[str, Any]) -> list[str]:
+    if latency.get("kind") == "predicted":
+        low, high = latency.get("interval_ms") or (None, None)
+        within = "" if low is None else f", 90 % interval {low:.4g} to {high:.4g} ms"
+        flags = f"; flags: {', '.join(latency['flags'])}" if latency.get("flags") else ""
+        return [f"Latency on {device} is predicted by a cost model, not measured{within}{flags}.", ""]
     if latency.get("kind") != "measured":
         return [f"Latency on {device} was not measured.", ""]
     where = latency.get("environment", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from search.cost_model import cost_model_of
 from search.device import DeviceProfile, load_device, require_measurable
 from search.record import LATENCIES
 from search.remote import require_agent
@@ -18,15 +19,19 @@ def wants_latency(study: StudyDefinition) -> bool:
 
 
 def check_device(study: StudyDefinition, device: DeviceProfile) -> None:
-    """Refuses a latency on a device that cannot be measured: a local number would pass for it.
+    """Refuses a latency that cannot be had on the device: a local number would pass for it.
 
     Raises:
-        InputError: names the device; its agent does not answer.
+        InputError: names the device: its cost model cannot be read, or its agent does not answer.
     """
     if wants_latency(study):
         require_measurable(device)
         require_agent(device)
-        if device.latency not in ("local", "agent"):
+        if device.latency == "model":
+            cost_model_of(device)
+            if "paced_p95_ms" in (*study.objectives.cost, *study.budget.limits()):
+                raise InputError(f"device '{device.name}': paced_p95_ms is not predicted; use latency_ms")
+        elif device.latency not in ("local", "agent"):
             raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not built yet")
 
 

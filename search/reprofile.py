@@ -9,8 +9,8 @@ from pathlib import Path
 from search.device import load_device, require_measurable
 from search.device_lock import DeviceLock
 from search.labels import settings_text
-from search.measure import MeasurementFailed, measure
-from search.network_latency import measuring, network_key
+from search.measure import RANKING, MeasurementFailed
+from search.network_latency import fresh_latency, measuring, network_key
 from search.record import TrialRecord
 from search.remote import require_agent
 from search.results import Results
@@ -37,7 +37,7 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
         for count, (path, students) in enumerate(networks, 1):
             named = f"[{count}/{len(networks)}] {_named(students)}"
             try:
-                latency = measure(path, device, lock=lock)
+                latency = fresh_latency(path, device, level=RANKING, lock=lock)
             except MeasurementFailed as error:
                 say(f"{named}: not {device.kind}: {error}")
                 continue

@@ -164,16 +164,18 @@ def _aside(options: Namespace) -> TextIO:
 
 
 def reprofile(options: Namespace) -> int:
+    from search.device import load_device
     from search.reprofile import reprofile as measure_again
 
+    device = load_device(options.device)
     results = open_results(options.study, storage=options.storage)
     done = measure_again(results, options.device, say=lambda line: print(line, file=sys.stderr, flush=True))
-    again = open_results(options.study, storage=options.storage, device=options.device)
+    again = open_results(options.study, storage=options.storage, device=device.name)
     if options.json:
         print(json.dumps(front_document(again)))
     else:
-        title = f"{done} students measured; Pareto front on {options.device}"
-        _console().print(front_table(again.front, again.study.objectives.names, options.device, title=title))
+        title = f"{done} students {device.kind}; Pareto front on {device.name}"
+        _console().print(front_table(again.front, again.study.objectives.names, device.name, title=title))
     return 0
 
 

@@ -26,6 +26,7 @@ class Job(Frozen):
     limits: dict[str, float]
     metrics: tuple[str, ...]
     quality: str
+    objectives: tuple[str, ...] = ()  # of the front that it may enter
     sweep: tuple[dict[str, Any], ...] = ()  # settings of the free keys, each a variant; none without free keys
 
 
@@ -42,6 +43,7 @@ class Shared(Frozen):
     activations: Path | None = None
     hashes: dict[str, str | None]
     cache: Path
+    front: Path | None = None  # figures of the front so far; none where nothing is to enter it
     measured: Path  # latencies by network, so that equal networks are measured once
     lock: Path
     unprocessed: Path  # scores of the noisy validation signals
@@ -79,5 +81,6 @@ def make_job(
         limits=study.budget.limits(),
         metrics=metrics_of(study),
         quality=study.objectives.quality,
+        objectives=study.objectives.names,
         sweep=tuple(study.sweep),
     )

@@ -9,7 +9,9 @@ from typing import Any
 from search.backends.base import Backend, Died, Done, Progress
 from search.baseline import gated_baseline
 from search.device import had_kind, load_device, require_torch_device
+from search.device_lock import DeviceLock, keep_off
 from search.preflight import check_also_on, check_device, check_recordings, check_trust, wants_latency
+from search.ranking import keep_front, share_ranking
 from search.record import TrialRecord
 from search.sampler import lapsed
 from search.selection import fits, nearest_misses
@@ -85,24 +87,30 @@ class Tuner:
         check_trust(data, trust_code)
         check_recordings(data)
         self.store = Store.create(study, open_storage(folder, storage))
-        self.prepared = prepared or prepare(
-            data.data,
-            data.teacher,
-            seed=study.seed,
-            cache=cache_folder(),
-            features=study.reads_features,
-            say=view.say,
-            trust_code=trust_code,
-        )
+        keep_off(self.device)  # workers inherit it
+        self._lock = DeviceLock(cache_folder() / "locks" / "local")
+        with self._lock.step():
+            self.prepared = prepared or prepare(
+                data.data,
+                data.teacher,
+                seed=study.seed,
+                cache=cache_folder(),
+                features=study.reads_features,
+                say=view.say,
+                breathe=self._lock.breathe,
+                trust_code=trust_code,
+            )
         hashes = {k: v for k, v in self.prepared.hashes.model_dump().items() if v is not None}
         self.store.check_identity(study.identity(hashes))
         # A search under way was accepted with the teacher it has.
         force = force or bool(self.store.records())
-        self.baseline = gated_baseline(study, self.prepared, folder, view.say, force=force, trust_code=trust_code)
+        with self._lock.step():
+            self.baseline = gated_baseline(study, self.prepared, folder, view.say, force=force, trust_code=trust_code)
         self.store.note("baseline", self.baseline["means"])
         self._shared = self._what_jobs_share(torch_device)
         write_json(folder / "shared.json", self._shared.model_dump(mode="json"))
 
+        self._keep_front()
         self._running: dict[int, Job] = {}
         self._deaths: dict[int, int] = {}
 
@@ -119,6 +127,7 @@ class Tuner:
             activations=self.prepared.activations,
             hashes=self.prepared.hashes.model_dump(),
             cache=cache_folder(),
+            front=self.folder / "front.json",
             measured=self.folder / "measured",
             lock=cache_folder() / "locks" / "local",
             unprocessed=self.folder / "unprocessed.json",
@@ -172,7 +181,8 @@ class Tuner:
         reason = exhausted([record for record in self.store.records() if not lapsed(record, self.study)], wanted)
         if reason is not None:
             return reason
-        number, params = self.store.ask()
+        with self._lock.step():  # a Gaussian process keeps a core busy
+            number, params = self.store.ask()
         self._start(number, params, wanted)
         return None
 
@@ -232,8 +242,15 @@ class Tuner:
 
     def _record(self, record: TrialRecord, wanted: int) -> None:
         self.store.tell(record)
+        share_ranking(record, self.store, self.device.name)
+        self._keep_front()
         done = sum(counts(known) for known in self.store.records())
         self.view.trial_ended(record, done, max(wanted, done))
+
+    def _keep_front(self) -> None:
+        names, limits = self.study.objectives.names, self.study.budget.limits()
+        kind, path = had_kind(self.study.device), self.folder / "front.json"
+        keep_front(path, self.store.records(), names, limits, self.device.name, kind)
 
     def _closing_words(self, ended: str | None) -> None:
         limits, kind, device = self.study.budget.limits(), had_kind(self.study.device), self.device.name

@@ -92,3 +92,10 @@ def test_reading_devices_loads_neither_torch_nor_onnxruntime():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     assert "x86-1core" in list_devices()
+
+
+def test_a_profile_travels_to_a_worker_with_its_defaults_written_out():
+    profile = DeviceProfile(name="a", description="b", latency="local")
+    assert DeviceProfile.model_validate_json(profile.model_dump_json()) == profile
+    with pytest.raises(ValueError, match="no source for threads"):
+        DeviceProfile(name="a", description="b", latency="local", threads=2)

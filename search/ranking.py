@@ -1,0 +1,64 @@
+"""Who deserves more frames: a student that enters the front is measured again, and so are its equals with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.measure import RANKING
+from search.record import DIRECTIONS, Kind, TrialRecord
+from search.selection import fits, front_of
+from search.store import Store
+from search.variants import flat
+from sekd.cache import write_json
+
+
+def keep_front(
+    path: Path,
+    trials: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    limits: Mapping[str, float],
+    device: str,
+    kind: Kind,
+) -> None:
+    """The front as figures, for workers to compare theirs with."""
+    front = front_of(flat(trials), objectives, limits, device, kind=kind)
+    write_json(path, [[student.value(name, device, kind=kind) for name in objectives] for student in front])
+
+
+def enters_front(
+    student: TrialRecord, path: Path, objectives: Sequence[str], limits: Mapping[str, float], device: str
+) -> bool:
+    """Whether nobody on the front that was kept last is at least as good in everything.
+
+    Fronts only move forward: whoever does not enter this one enters no later one.
+    """
+    if fits(student, limits, device):
+        return False
+    values = [value for name in objectives if (value := student.value(name, device)) is not None]
+    if len(values) < len(objectives):
+        return False
+    signs = [1 if DIRECTIONS[name] == "minimize" else -1 for name in objectives]
+    front = json.loads(path.read_text()) if path.exists() else []
+    return not any(
+        all(sign * theirs <= sign * own for sign, theirs, own in zip(signs, other, values, strict=True))
+        for other in front
+    )
+
+
+def share_ranking(trial: TrialRecord, store: Store, device: str) -> None:
+    """Gives the latency of a network that was ranked to all earlier students that are that network."""
+    ranked = {
+        latency["network"]: latency
+        for student in flat([trial])
+        if (latency := student.latency.get(device, {})).get("level") == RANKING.name
+    }
+    news: dict[tuple[int, str | None], dict[str, Any]] = {}
+    for student in flat(store.records()) if ranked else []:
+        known = student.latency.get(device, {})
+        if known.get("level") != RANKING.name and known.get("network") in ranked:
+            news[student.number, student.variant_id if student.variant else None] = ranked[known["network"]]
+    if news:
+        store.add_latency(device, news)
