@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock
@@ -29,11 +30,21 @@ class Certificate(Frozen):
 
     latency: Latency
     promises: list[Promise]
-    reasons: list[str]  # why it is none; empty where it is one
+    broken: list[str]  # limits that it does not keep
+    weak: list[str]  # what keeps it from promising anything
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is none; empty where it is one."""
+        return [*self.broken, *self.weak]
 
     @property
     def certified(self) -> bool:
         return not self.reasons
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, the verdict first."""
+        return {"certified": self.certified, "reasons": self.reasons, **self.model_dump(mode="json")}
 
 
 def certify(
@@ -58,7 +69,7 @@ def certify(
         for promise in promises
         if not promise.kept
     ]
-    return Certificate(latency=latency, promises=promises, reasons=[*broken, *_too_weak(latency, level)])
+    return Certificate(latency=latency, promises=promises, broken=broken, weak=_too_weak(latency, level))
 
 
 def _timed(limits: Mapping[str, float]) -> list[str]:

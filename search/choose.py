@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from search.certificate import Certificate, certify
+from search.device import DeviceProfile, load_device
+from search.device_lock import DeviceLock
+from search.measure import MeasurementFailed
+from search.network_latency import measuring
 from search.objective import run_trial
-from search.package import examples, write_package
+from search.package import examples, require_room, write_package
 from search.record import COSTS, LATENCIES, TrialRecord
 from search.report import AudioExample
 from search.results import Results, open_results
 from search.selection import best, fits, nearest_misses
 from search.space import merged, nested
+from search.study import cache_folder
 from search.trial import Job, Shared
 from search.variants import model_file
 from sekd.cache import write_json
@@ -28,6 +35,7 @@ class Selection(NamedTuple):
     selected: TrialRecord | None
     nearest: list[TrialRecord]
     package: Path | None
+    certificate: Certificate | None = None
 
 
 def select(
@@ -38,17 +46,29 @@ def select(
     train_steps: int | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    certificate: bool = True,
     storage: str | None = None,
     **limits: float,
 ) -> Selection:
     """The best student of a study within its budget and ``limits`` (``latency_ms=2.0, min_pesq_wb=2.5``), packaged.
+
+    Its file is measured for a ``certificate`` first (a minute); one that does not keep the limits then is passed over.
 
     Raises:
         InputError: there is no such run, device, metric or limit, or the package cannot be written.
     """
     results = open_results(study, storage=storage, device=device)
     place = None if out is None else Path(out).resolve()
-    return choose(results, limits, maximize, out=place, force=force, train_steps=train_steps)
+    return choose(results, limits, maximize, out=place, force=force, train_steps=train_steps, certificate=certificate)
+
+
+class Candidate(NamedTuple):
+    """A student that fits by what is on record, its files, and the name of its package."""
+
+    record: TrialRecord
+    source: Path
+    model: Path
+    name: str
 
 
 def choose(
@@ -59,32 +79,92 @@ def choose(
     out: Path | None = None,
     force: bool = False,
     train_steps: int | None = None,
+    certificate: bool = True,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Selection:
     """`select` for results that are open already; where nothing fits, nothing is written.
 
     Raises:
-        InputError: the trial's files are gone, or ``out`` cannot be written.
+        InputError: the trial's files are gone, the certificate could not be measured, or ``out`` cannot be written.
     """
+    if out is not None:
+        require_room(out, force)  # before a minute is spent
     limits = results.limits | dict(over)
     metric = maximize or results.study.objectives.quality
-    record = best(results.records, limits, metric, results.device, kind=results.kind)
-    if record is None:
-        return Selection(None, nearest_misses(results.records, limits, results.device, kind=results.kind), None)
+    profile = _certifier(results) if certificate else None
+    left, refused = results.records, []
+    while (record := best(left, limits, metric, results.device, kind=results.kind)) is not None:
+        found = _candidate(results, record, limits, train_steps)
+        promise = None if profile is None else _certificate(found, profile, limits, say)
+        if promise is None or not promise.broken:
+            package = _package(results, found, limits, promise, out, force)
+            return Selection(found.record, [], package, promise)
+        reason = f"student {found.record.number}: {'; '.join(promise.broken)}"
+        if train_steps is not None:
+            raise InputError(reason)
+        say(f"{reason}; the next best is tried")
+        refused.append(record)
+        left = [other for other in left if not _same_network(other, record, results.device)]
+    misses = nearest_misses(results.records, limits, results.device, kind=results.kind)
+    return Selection(None, [*refused, *misses][: max(len(misses), 3)], None)
+
+
+def _candidate(
+    results: Results, record: TrialRecord, limits: Mapping[str, float], train_steps: int | None
+) -> Candidate:
     source, model = results.folder / "trials" / str(record.number), model_file(results.folder, record)
     if not model.exists():
         raise InputError(f"{model.parent}: the trained student's files are gone")
     name = "-".join([str(record.number), *_words(record.variant), results.device])
-    if train_steps is not None:
-        source, record = train_on(results, record, source, train_steps, limits)
-        model = source / "model.onnx"
-        name += f"-{train_steps}-steps"
-        broken = fits(record, limits, results.device, kind=results.kind)
-        if broken:
-            raise InputError(f"trained for {train_steps} steps it no longer fits: {broken[0].key}")
+    if train_steps is None:
+        return Candidate(record, source, model, name)
+    source, record = train_on(results, record, source, train_steps, limits)
+    broken = fits(record, limits, results.device, kind=results.kind)
+    if broken:
+        raise InputError(f"trained for {train_steps} steps it no longer fits: {broken[0].key}")
+    return Candidate(record, source, source / "model.onnx", f"{name}-{train_steps}-steps")
+
+
+def _certifier(results: Results) -> DeviceProfile | None:
+    """The device, where latencies are measured there; what was predicted or never measured promises nothing."""
+    if results.kind != "measured":
+        return None
+    own = results.device == results.study.device_name
+    return load_device(results.study.device) if own else results.profile
+
+
+def _certificate(
+    found: Candidate, device: DeviceProfile, limits: Mapping[str, float], say: Callable[[str], None]
+) -> Certificate:
+    say(f"measuring student {found.record.number} for its certificate, about a minute")
+    try:
+        with closing(DeviceLock(cache_folder() / "locks" / "local")) as local, measuring(device, local) as lock:
+            return certify(found.model, found.record, device, limits, lock=lock)
+    except MeasurementFailed as error:
+        raise InputError(
+            f"no certificate: {error}; select --no-certificate hands the student over without one"
+        ) from error
+
+
+def _package(
+    results: Results,
+    found: Candidate,
+    limits: Mapping[str, float],
+    promise: Certificate | None,
+    out: Path | None,
+    force: bool,
+) -> Path:
     if out is None:
         # Our own folder of our own making: selecting again replaces it.
-        out, force = results.folder / "packages" / name, True
-    return Selection(record, [], write_package(results, record, source, model, out, limits=limits, force=force))
+        out, force = results.folder / "packages" / found.name, True
+    return write_package(
+        results, found.record, found.source, found.model, out, limits=limits, certificate=promise, force=force
+    )
+
+
+def _same_network(one: TrialRecord, other: TrialRecord, device: str) -> bool:
+    network = other.latency.get(device, {}).get("network")
+    return one is other or (network is not None and one.latency.get(device, {}).get("network") == network)
 
 
 def _words(setting: Mapping[str, object]) -> list[str]:

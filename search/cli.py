@@ -135,6 +135,7 @@ def _reading(command: Any) -> None:
     select.add_argument("--train-steps", type=_positive, metavar="N", help="train the choice anew for N steps")
     select.add_argument("--out", metavar="DIR", help="the package; under the run's packages/ unless given")
     select.add_argument("--force", action="store_true", help="replace what is in --out")
+    select.add_argument("--no-certificate", action="store_true", help="do not measure the chosen file (a minute)")
     listing = command("list", STUDY, "studies and runs")
     listing.add_argument("--json", action="store_true")
 

@@ -29,6 +29,9 @@ def keep_off(device: DeviceProfile) -> None:
         os.sched_setaffinity(0, left)
 
 
+GATE, MAIN, MEASURERS = range(3)  # files of a lock
+
+
 class DeviceLock:
     """Many trainers step, or one measurer measures; the kernel lets go for whoever dies.
 
@@ -41,13 +44,9 @@ class DeviceLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Opens (and makes, where missing) the lock files in ``folder``."""
+        """The lock whose files lie in ``folder``; they are made when it is first taken."""
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._gate = os.open(folder / "gate.lock", flags, 0o666)
-        self._main = os.open(folder / "main.lock", flags, 0o666)
-        self._measurers = os.open(folder / "measurers.lock", flags, 0o666)
+        self._files: list[int] = []
         self._held = False
 
     @contextmanager
@@ -62,15 +61,15 @@ class DeviceLock:
 
     def breathe(self) -> None:
         """Inside a long ``step``: whoever waits to measure goes first."""
-        fcntl.flock(self._main, fcntl.LOCK_UN)
+        fcntl.flock(self._files[MAIN], fcntl.LOCK_UN)
         self._enter()
 
     def _enter(self) -> None:
-        fcntl.flock(self._gate, fcntl.LOCK_SH)
+        fcntl.flock(self._files[GATE], fcntl.LOCK_SH)
         try:
-            fcntl.flock(self._main, fcntl.LOCK_SH)
+            fcntl.flock(self._files[MAIN], fcntl.LOCK_SH)
         finally:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            fcntl.flock(self._files[GATE], fcntl.LOCK_UN)
 
     @contextmanager
     def exclusive(self, *, trainers: bool = True) -> Iterator[None]:
@@ -81,28 +80,32 @@ class DeviceLock:
         """
         self._take()
         try:
-            fcntl.flock(self._measurers, fcntl.LOCK_EX)
+            fcntl.flock(self._files[MEASURERS], fcntl.LOCK_EX)
             if trainers:
-                fcntl.flock(self._gate, fcntl.LOCK_EX)
-                fcntl.flock(self._main, fcntl.LOCK_EX)
+                fcntl.flock(self._files[GATE], fcntl.LOCK_EX)
+                fcntl.flock(self._files[MAIN], fcntl.LOCK_EX)
             yield
         finally:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            fcntl.flock(self._files[GATE], fcntl.LOCK_UN)
             self._drop()
-            fcntl.flock(self._measurers, fcntl.LOCK_UN)
+            fcntl.flock(self._files[MEASURERS], fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Gives the file handles back; the instance is of no use afterwards."""
-        os.close(self._gate)
-        os.close(self._main)
-        os.close(self._measurers)
+        """Gives the file handles back."""
+        while self._files:
+            os.close(self._files.pop())
 
     def _take(self) -> None:
         # Within one process flock would convert the lock instead of waiting, and protect nothing.
         if self._held:
             raise RuntimeError("this DeviceLock is already held: steps and measurements do not nest")
+        if not self._files:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            names = ("gate.lock", "main.lock", "measurers.lock")
+            self._files = [os.open(self.folder / name, flags, 0o666) for name in names]
         self._held = True
 
     def _drop(self) -> None:
-        fcntl.flock(self._main, fcntl.LOCK_UN)
+        fcntl.flock(self._files[MAIN], fcntl.LOCK_UN)
         self._held = False

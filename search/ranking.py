@@ -35,7 +35,7 @@ def enters_front(
 
     Fronts only move forward: whoever does not enter this one enters no later one.
     """
-    if fits(student, limits, device):
+    if not objectives or fits(student, limits, device):
         return False
     values = [value for name in objectives if (value := student.value(name, device)) is not None]
     if len(values) < len(objectives):

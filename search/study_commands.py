@@ -24,6 +24,7 @@ from search.tuner import Interrupted, NothingFits
 from sekd.errors import InputError
 
 if TYPE_CHECKING:
+    from search.certificate import Certificate
     from search.choose import Selection
 
 
@@ -81,7 +82,7 @@ def _show_end(results: Results, nearest: list[TrialRecord] | None) -> None:
 def _after_launch(results: Results, options: Namespace) -> int:
     from search.choose import choose
 
-    chosen = choose(results, {})
+    chosen = choose(results, {}, say=_tell)
     code = _show_selection(chosen, results, results.limits, options)
     print(f"page:    {_write_report(results, None, chosen.selected)}", file=_aside(options))
     return code
@@ -132,7 +133,10 @@ def select(options: Namespace) -> int:
         if key.startswith(("max_", "min_")) and value is not None
     }
     out = None if options.out is None else Path(options.out).resolve()
-    chosen = choose(results, over, options.maximize, out=out, force=options.force, train_steps=options.train_steps)
+    chosen = choose(
+        results, over, options.maximize, out=out, force=options.force, train_steps=options.train_steps,
+        certificate=not options.no_certificate, say=_tell,
+    )  # fmt: skip
     if options.json:
         print(json.dumps(_selection_document(chosen)))
     return _show_selection(chosen, results, results.limits | over, options)
@@ -143,6 +147,7 @@ def _selection_document(chosen: Selection) -> dict[str, Any]:
         "selected": chosen.selected.document() if chosen.selected else None,
         "nearest": [record.document() for record in chosen.nearest],
         "package": str(chosen.package) if chosen.package else None,
+        "certificate": chosen.certificate.document() if chosen.certificate else None,
     }
 
 
@@ -154,8 +159,27 @@ def _show_selection(chosen: Selection, results: Results, limits: dict[str, float
     if chosen.selected is None:
         print(f"sekd: no trained student of '{results.study.name}' fits", file=sys.stderr)
         return 3
+    if chosen.certificate is not None:
+        print(_verdict(chosen.certificate), file=_aside(options))
     print(f"package: {chosen.package}", file=_aside(options))
     return 0
+
+
+def _verdict(certificate: Certificate) -> str:
+    """One line: what is promised, or why nothing is."""
+    latency = certificate.latency
+    burst, paced = (spread.p95_upper_ms if spread else None for spread in (latency.burst, latency.paced))
+    told = [
+        f"{mode} p95 at most {bound:.4g} ms"
+        for mode, bound in (("burst", burst), ("paced", paced))
+        if bound is not None
+    ]
+    word = "certified" if certificate.certified else f"not certified ({'; '.join(certificate.reasons)})"
+    return f"{word}: {', '.join(told)}, at 99 % confidence"
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _aside(options: Namespace) -> TextIO:

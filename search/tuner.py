@@ -89,17 +89,16 @@ class Tuner:
         self.store = Store.create(study, open_storage(folder, storage))
         keep_off(self.device)  # workers inherit it
         self._lock = DeviceLock(cache_folder() / "locks" / "local")
-        with self._lock.step():
-            self.prepared = prepared or prepare(
-                data.data,
-                data.teacher,
-                seed=study.seed,
-                cache=cache_folder(),
-                features=study.reads_features,
-                say=view.say,
-                breathe=self._lock.breathe,
-                trust_code=trust_code,
-            )
+        self.prepared = prepared or prepare(
+            data.data,
+            data.teacher,
+            seed=study.seed,
+            cache=cache_folder(),
+            features=study.reads_features,
+            say=view.say,
+            turn=self._lock,
+            trust_code=trust_code,
+        )
         hashes = {k: v for k, v in self.prepared.hashes.model_dump().items() if v is not None}
         self.store.check_identity(study.identity(hashes))
         # A search under way was accepted with the teacher it has.

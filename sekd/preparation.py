@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -87,13 +87,21 @@ class Prepared(NamedTuple):
     activations: Path | None = None  # where terms on features read them from a cache
 
 
+class Turn(Protocol):
+    """Somebody who at times wants the processor for himself."""
+
+    def step(self) -> AbstractContextManager[None]:
+        """Around work that he must not meet."""
+
+    def breathe(self) -> None:
+        """Inside that: lets him go first, if he waits."""
+
+
 class Reporter:
     """Tells how far a long preparation is: at most one line every ``every_s`` seconds, with the time left."""
 
-    def __init__(
-        self, say: Callable[[str], None] | None, every_s: float = 5.0, *, breathe: Callable[[], None] | None = None
-    ) -> None:
-        self.say, self.every_s, self.breathe = say, every_s, breathe
+    def __init__(self, say: Callable[[str], None] | None, every_s: float = 5.0, *, turn: Turn | None = None) -> None:
+        self.say, self.every_s, self.turn = say, every_s, turn
 
     @contextmanager
     def task(self, what: str):
@@ -102,15 +110,16 @@ class Reporter:
 
         def tell(share: float) -> None:
             nonlocal last
-            if self.breathe is not None:
-                self.breathe()
+            if self.turn is not None:
+                self.turn.breathe()
             now = time.monotonic()
             if self.say is not None and now - last >= self.every_s and 0.02 < share < 1:
                 last = now
                 left = (now - started) * (1 - share) / share
                 self.say(f"{what}: {share:.0%}, about {left:.0f} s left")
 
-        yield tell
+        with nullcontext() if self.turn is None else self.turn.step():
+            yield tell
         if self.say is not None:
             self.say(f"{what}: done in {time.monotonic() - started:.0f} s")
 
@@ -124,20 +133,20 @@ def prepare(
     expect: Hashes | None = None,
     features: bool = False,
     say: Callable[[str], None] | None = None,
-    breathe: Callable[[], None] | None = None,
+    turn: Turn | None = None,
     trust_code: bool = False,
 ) -> Prepared:
     """Builds, or finds in ``cache``, all that the trials of one study share; ``features``: a term reads them.
 
     Args:
-        breathe: called after each small part of the work, for whoever wants the processor for himself.
+        turn: lets whoever wants the processor for himself have it between any two small parts of the work.
         trust_code: whether the function that ``teacher.module`` names may be called.
 
     Raises:
         InputError: recordings or the teacher cannot be used or are not the expected ones, or the cache cannot be
             written.
     """
-    report = Reporter(say, breathe=breathe)
+    report = Reporter(say, turn=turn)
     source = None if teacher is None else teacher.source
     given = None if source is None else open_teacher(source, trust_code=trust_code)  # before anything takes minutes
     if features and teacher is not None and teacher.features == "cached":

@@ -321,7 +321,7 @@ def test_from_launch_to_a_package_and_back(run, refused, home, tmp_path):
     assert (home / "runs/tiny/definition.toml").read_text() == kept
     code, out, _ = run("clean", "tiny", "--json")
     assert code == 0 and json.loads(out)["freed_mib"] >= 0
-    assert run("select", "tiny", "--json")[0] == 0
+    assert run("select", "tiny", "--no-certificate", "--json")[0] == 0
     assert run("clean", "tiny", "--everything")[0] == 0 and not (home / "runs/tiny").exists()
 
 
@@ -338,8 +338,9 @@ def retrains_to_the_same_bits(run, refused, tmp_path):
     package = tmp_path / "package"
     code, out, _ = run("select", "tiny", "--out", package, "--json")
     assert code == 0 and json.loads(out)["package"] == str(package)
+    assert json.loads(out)["certificate"]["latency"]["level"] == "certificate"
     assert "not empty" in refused("select", "tiny", "--out", package, "--json")
-    assert run("select", "tiny", "--out", package, "--force", "--json")[0] == 0
+    assert run("select", "tiny", "--out", package, "--force", "--no-certificate", "--json")[0] == 0
     code, out, err = run("train", package / "config.toml", "--out", tmp_path / "again", "--json")
     assert code == 0, err
     assert json.loads(out)["weights_hash"] == hash_of_weights(load_model(package / "model.safetensors"))
@@ -364,7 +365,7 @@ def test_python_drives_what_the_commands_drive(home):
     measured_study(home, {"trials": 1})
     results = search.launch("tiny", force=True)
     assert [record.status for record in results.records] == ["COMPLETE"]
-    chosen = search.select("tiny", latency_ms=1000.0)
+    chosen = search.select("tiny", latency_ms=1000.0, certificate=False)
     assert chosen.selected == results.front[0] and (chosen.package / "model.onnx").exists()
     assert search.select("tiny", latency_ms=1e-6).package is None
 

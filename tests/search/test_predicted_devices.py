@@ -1,6 +1,7 @@
 """A device whose latency is predicted, from calibration to a study's gate, and never under a measured heading."""
 
 import json
+from pathlib import Path
 
 import pytest
 from cost_devices import TRUE
@@ -147,6 +148,8 @@ def test_a_study_may_gate_by_predictions(board, home):
 
 class NoLock:
     """Nothing else runs here."""
+
+    folder = Path("locks/local")
 
     def step(self):
         from contextlib import nullcontext

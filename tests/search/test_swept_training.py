@@ -7,15 +7,18 @@ import onnx
 import pytest
 from definitions import write_definition
 
+import search.choose
 import search.deployed
 import search.network_latency
 import search.objective
 import search.reprofile
 import sekd.quantize
 from search.backends.table import TableBackend
+from search.certificate import Certificate
 from search.choose import choose
 from search.cli import main
 from search.latency import Latency, MeasurementFailed
+from search.measure import CERTIFICATE
 from search.network_latency import network_key
 from search.objective import run_trial
 from search.results import open_results
@@ -28,6 +31,7 @@ from search.variants import model_file
 from sekd.audio import read_audio
 from sekd.cache import write_json
 from sekd.data import DataConfig
+from sekd.errors import InputError
 from sekd.export import describe, export_onnx
 from sekd.metrics import score_pairs, summarise
 from sekd.preparation import prepare
@@ -58,6 +62,7 @@ def stand_in(model, deploy, path, audio=()):
         if values.dtype == np.float32:
             weight.CopyFrom(onnx.numpy_helper.from_array(np.round(values * 16) / 16, weight.name))
     graph.doc_string = "int8"
+    graph.graph.node.append(onnx.helper.make_node("Round", ["conv_cache"], ["rounded"]))  # another graph than in float
     onnx.save(graph, path)
     return describe(path)._replace(weight_bytes=export.weight_bytes // 4)
 
@@ -69,8 +74,27 @@ def timed(path, device, *, level=None, lock=None, samples=None):
             raise MeasurementFailed("it is not there")
         ms = 0.1 * TIMES[device.name] * (0.5 if onnx.load(path).doc_string else 1.0)
         return Latency(
-            kind="measured", source="local", p50_ms=ms, hop_ms=16.0, rtf=ms / 16, n=9, at="today", canary_ms=1.0
+            kind="measured",
+            source="local",
+            level=level.name,
+            p50_ms=ms,
+            hop_ms=16.0,
+            rtf=ms / 16,
+            n=9,
+            at="today",
+            canary_ms=1.0,
         )
+
+
+def promised(model, record, device, limits, *, lock=None):
+    """A certificate for what the student took when it was ranked."""
+    latency = timed(model, device, level=CERTIFICATE, lock=lock)
+    return Certificate(latency=latency, promises=[], broken=[], weak=[])
+
+
+@pytest.fixture(autouse=True)
+def no_minute(monkeypatch):
+    monkeypatch.setattr(search.choose, "certify", promised)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +106,7 @@ def run(tmp_path_factory):
         patch.delenv("SEKD_CACHE", raising=False)
         for module in (search.objective, search.deployed, sekd.quantize):
             patch.setattr(module, "write_deployed", stand_in)
-        for module in (search.network_latency, search.deployed, search.reprofile):
-            patch.setattr(module, "measure", timed)
+        patch.setattr(search.network_latency, "measure", timed)
         for name in ("near", "lost", "far"):
             text = f'name = "{name}"\ndescription = "for tests"\nlatency = "local"\n'
             (home / f"{name}.toml").write_text(text)
@@ -125,7 +148,7 @@ def test_each_setting_is_a_student_of_its_own(run):
         assert record.value("latency_ms", "x86-1core") == pytest.approx(ms)
         assert record.latency["near"]["p50_ms"] == pytest.approx(3 * ms)
         assert "lost" not in record.latency and record.flags == ["unmeasured:lost"]
-    assert fp32.latency["x86-1core"]["trained_p50_ms"] == pytest.approx(0.1)  # gated untrained, checked trained
+    assert {record.latency["x86-1core"]["level"] for record in (fp32, dynamic)} == {"ranking"}  # both entered the front
     assert {record.variant_id for record in results.front} <= {fp32.variant_id, dynamic.variant_id}
     assert not (folder / "trials/0/untrained.onnx").exists() and not (folder / "trials/0/model.onnx").exists()
 
@@ -227,6 +250,60 @@ def test_the_chosen_variant_is_packaged_and_can_be_made_again(run, tmp_path, cap
     assert longer.selected.variant == dynamic.variant and longer.selected.params["train.steps"] == 4
     assert onnx.load(longer.package / "model.onnx").doc_string == "int8"
     assert 'dtype = "int8_dynamic"' in (longer.package / "config.toml").read_text()
+
+
+def test_a_student_whose_certificate_is_over_the_limit_is_passed_over(run, tmp_path, monkeypatch):
+    results, said = open_results("tiny"), []
+    first = choose(results, {}, out=tmp_path / "first").selected
+
+    def broken_once(model, record, device, limits, *, lock=None):
+        broken = ["latency_ms is at most 2, the limit is 1"] if record.variant_id == first.variant_id else []
+        return promised(model, record, device, limits, lock=lock).model_copy(update={"broken": broken})
+
+    monkeypatch.setattr(search.choose, "certify", broken_once)
+    second = choose(results, {}, out=tmp_path / "second", say=said.append)
+    assert second.selected.variant_id != first.variant_id and second.certificate.certified
+    assert any(line.endswith("the limit is 1; the next best is tried") for line in said)
+    monkeypatch.setattr(
+        search.choose, "certify", lambda *a, **k: promised(*a, **k).model_copy(update={"broken": ["x"]})
+    )
+    none = choose(results, {}, out=tmp_path / "third")
+    assert none.selected is None and none.nearest[0].variant_id == first.variant_id and none.package is None
+
+
+@pytest.mark.parametrize(
+    ("weak", "certificate", "words"),
+    [
+        ([], True, "Certified. This very file"),
+        (["noisy"], True, "Not certified: noisy."),
+        ([], False, "None: the latency"),
+    ],
+)
+def test_the_package_says_what_is_promised(run, tmp_path, monkeypatch, weak, certificate, words):
+    monkeypatch.setattr(search.choose, "certify", lambda *a, **k: promised(*a, **k).model_copy(update={"weak": weak}))
+    out = tmp_path / "package"
+    assert choose(open_results("tiny"), {}, out=out, certificate=certificate).selected is not None
+    assert words in (out / "card.md").read_text()
+    assert (out / "certificate.json").exists() == certificate
+    if certificate:
+        assert json.loads((out / "certificate.json").read_text())["certified"] == (not weak)
+
+
+def test_a_full_folder_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(search.choose, "certify", lambda *a, **k: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="not empty"):
+        choose(open_results("tiny"), {}, out=tmp_path)
+
+
+def test_a_device_that_is_gone_gives_no_certificate(run, tmp_path, monkeypatch):
+    def lost(*_, **__):
+        raise MeasurementFailed("it is not there")
+
+    monkeypatch.setattr(search.choose, "certify", lost)
+    with pytest.raises(InputError, match="no certificate: it is not there; select --no-certificate"):
+        choose(open_results("tiny"), {}, out=tmp_path / "package")
+    assert not (tmp_path / "package").exists()
 
 
 def test_commands_show_students(run, capsys, tmp_path):
