@@ -16,7 +16,7 @@ from search.agent.options import PORT
 from search.agent.protocol import PROTOCOL
 from search.agent.secret import TOKEN, TOKEN_FILE, is_loopback, read_token
 from search.device import DeviceProfile
-from search.latency import MeasurementFailed
+from search.latency import DeviceAway, MeasurementFailed
 from sekd.errors import InputError
 
 AWAY_S = 60.0  # how long a device may stay away; it starts anew with every answer
@@ -76,7 +76,7 @@ class Link:
         return answer
 
     def persist(self, method: str, path: str, body: bytes | None = None, timeout_s: float = CONTACT_S) -> Answer:
-        """An answer, asked for again and again for AWAY_S; raises MeasurementFailed when there is none."""
+        """An answer, asked for again and again for AWAY_S; raises DeviceAway when there is none."""
         began, pause = time.monotonic(), FIRST_PAUSE_S
         while True:
             try:
@@ -87,7 +87,7 @@ class Link:
             except Away as error:
                 reason = str(error)
             if time.monotonic() - began + pause > AWAY_S:
-                raise self.failed(f"no agent at {self.url} for {AWAY_S:g} s: {reason}")
+                raise self.away(f"no agent at {self.url} for {AWAY_S:g} s: {reason}")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
@@ -111,6 +111,9 @@ class Link:
         finally:
             connection.close()
         return Answer(response.status, _document(text))
+
+    def away(self, reason: str) -> DeviceAway:
+        return DeviceAway(f"device '{self.name}': {reason}")
 
     def failed(self, reason: str) -> MeasurementFailed:
         return MeasurementFailed(f"device '{self.name}': {reason}")

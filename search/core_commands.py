@@ -93,6 +93,7 @@ def _print_once(latency: Latency) -> None:
 
 def train(options: Namespace) -> int:
     from search.device import require_torch_device
+    from search.device_lock import DeviceLock
     from search.preflight import check_trust
     from search.study import cache_folder
     from sekd.distillation import distill, hash_of_weights, load_config, training_audio
@@ -117,8 +118,11 @@ def train(options: Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot write here: {error.strerror}") from error
-    run = Run(torch_device=options.torch_device, on_progress=progress)
-    student = distill(config, cache=cache_folder(), folder=out, run=run, say=say, trust_code=options.trust_code)
+    lock = DeviceLock(cache_folder() / "locks" / "local")  # a study on this machine may be measuring
+    run = Run(torch_device=options.torch_device, on_progress=progress, step_guard=lock.step)
+    student = distill(
+        config, cache=cache_folder(), folder=out, run=run, turn=lock, say=say, trust_code=options.trust_code
+    )  # fmt: skip
     # A network that cannot stream is made to teach, and a teacher is its weights.
     audio = training_audio(config, student.prepared, cache_folder())
     streams = config.student.streams

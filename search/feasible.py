@@ -69,10 +69,13 @@ def check_study(path: Path, samples: int) -> dict[str, Any]:
 
 
 def _notices(study: StudyDefinition) -> list[str]:
-    """What is allowed and probably not meant."""
+    """What is allowed and probably not meant, and what the figures do not say."""
+    notices = []
     if "student.hop" in study.space and "latency_ms" in (*study.objectives.cost, *study.budget.limits()):
-        return ["the space holds several hops, and milliseconds a frame do not compare across hops: use rtf"]
-    return []
+        notices.append("the space holds several hops, and milliseconds a frame do not compare across hops: use rtf")
+    if had_kind(study.device) == "unmeasured":
+        notices.append(f"{study.device} was never measured: its limits come from the sources in its profile")
+    return notices
 
 
 def _records(study: StudyDefinition, drawn: list[dict[str, Any]], scratch: Path) -> list[TrialRecord]:

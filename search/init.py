@@ -44,6 +44,7 @@ train = {{ steps = 800, batch = 16, lr = 3e-3 }}   # similarities compare the si
 "distill.dispatch.high_patch" = {{ int = [10, 80], step = 10, when = "distill.term is dispatch_dfkd" }}
 "distill.dispatch.keep" = {{ float = [0.4, 1.0], step = 0.2, when = "distill.term starts with dispatch" }}
 "train.lr" = {{ choice = [1e-3, 2e-3, 4e-3] }}
+# "deploy.dtype" = {{ choice = ["fp32", "int8_weights"], free = true }}   # free: each trained student is tried at all of them
 """
 
 WARNING = "\n# Both parts draw from the same folders: a manifest with train and valid splits gives an honest estimate."

@@ -22,6 +22,10 @@ class MeasurementFailed(Exception):
     """No latency could be had; one line says why. There is no number then, not even a bad one."""
 
 
+class DeviceAway(MeasurementFailed):
+    """The device did not answer: nothing is wrong with the model, and it may be asked again another day."""
+
+
 class Spread(Frozen):
     """Percentiles of ``n`` calls, ms, each with its upper bound at 99 % confidence.
 

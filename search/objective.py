@@ -14,8 +14,9 @@ from search.cost import cost_of
 from search.deployed import Facts, Trained, as_exported, blank, config_at, deployed, latency_on
 from search.device import check_fits
 from search.device_lock import DeviceLock, keep_off
+from search.latency import DeviceAway
 from search.measure import MeasurementFailed
-from search.record import Cost, Seconds, TrialRecord, Violation
+from search.record import AWAY, Cost, Seconds, TrialRecord, Violation
 from search.scoring import Tell
 from search.selection import fits
 from search.trial import Job
@@ -43,9 +44,11 @@ class Gated(NamedTuple):
 class Rejected(Exception):
     """The student does not fit its device at one setting."""
 
-    def __init__(self, reason: str, violations: list[Violation], cost: Cost, latency: dict[str, Any] | None):
+    def __init__(
+        self, reason: str, violations: list[Violation], cost: Cost, latency: dict[str, Any] | None, *flags: str
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.violations, self.cost, self.latency = reason, violations, cost, latency
+        self.reason, self.violations, self.cost, self.latency, self.flags = reason, violations, cost, latency, flags
 
 
 class Infeasible(Exception):
@@ -155,6 +158,7 @@ def _infeasible(job: Job, setting: Mapping[str, Any], rejected: Rejected) -> Tri
             "reason": rejected.reason,
             "violations": rejected.violations,
             "cost": rejected.cost,
+            "flags": list(rejected.flags),
             "latency": {job.shared.device.name: rejected.latency} if rejected.latency else {},
         }
     )
@@ -243,4 +247,5 @@ def _latency_of(job: Job, export: Export, cost: Cost, lock: DeviceLock) -> dict[
     try:
         return latency_on(job.shared.device, export.path, job.shared, lock)
     except MeasurementFailed as error:
-        raise Rejected(f"not {job.shared.device.kind}: {error}", [], cost, None) from error
+        away = [AWAY] if isinstance(error, DeviceAway) else []
+        raise Rejected(f"not {job.shared.device.kind}: {error}", [], cost, None, *away) from error

@@ -15,6 +15,8 @@ Status = Literal["COMPLETE", "INFEASIBLE", "STOPPED", "FAILED", "RUNNING"]
 # How a latency came about. A reader asks for one kind, so that no front ever mixes two.
 Kind = Literal["measured", "predicted", "unmeasured"]
 
+AWAY = "away"  # flag of a trial whose device did not answer: it may be proposed again
+
 METRICS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db", "dnsmos_ovrl")
 LATENCIES = ("latency_ms", "paced_p95_ms", "total_latency_ms", "rtf")
 COSTS = ("macs_per_s", "weight_kib", "state_kib", "parameters")

@@ -107,4 +107,4 @@ def _await(link: Link, order: Order, until: float) -> dict[str, Any] | None:
 
 def _require_time(link: Link, until: float) -> None:
     if time.monotonic() > until:
-        raise link.failed(f"the agent at {link.url} was busy for {BUSY_S:g} s")
+        raise link.away(f"the agent at {link.url} was busy for {BUSY_S:g} s")

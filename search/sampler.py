@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from search.device import had_kind
-from search.record import TrialRecord
+from search.record import AWAY, TrialRecord
 from search.space import Domain, in_order, only_active
 from search.study import StudyDefinition
 
@@ -162,7 +162,9 @@ def constraints(record: TrialRecord, study: StudyDefinition) -> dict[str, float]
 
 
 def lapsed(record: TrialRecord, study: StudyDefinition) -> bool:
-    """Whether a trial was infeasible under an earlier budget only, so that nothing speaks against it today."""
+    """Whether nothing speaks against a trial today: its budget was an earlier one, or its device was away."""
+    if AWAY in record.flags:
+        return True
     if record.variants:  # one setting that fits today is enough
         return record.status == "INFEASIBLE" and any(lapsed(variant, study) for variant in record.variants)
     if record.status != "INFEASIBLE" or not record.violations:

@@ -12,7 +12,7 @@ from search.device import had_kind, load_device, require_torch_device
 from search.device_lock import DeviceLock, keep_off
 from search.preflight import check_also_on, check_device, check_recordings, check_trust, wants_latency
 from search.ranking import keep_front, share_ranking
-from search.record import TrialRecord
+from search.record import AWAY, TrialRecord
 from search.sampler import lapsed
 from search.selection import fits, nearest_misses
 from search.store import Store, open_storage
@@ -28,6 +28,7 @@ from sekd.preparation import Prepared, prepare
 INFEASIBLE_IN_A_ROW = 200
 ASKS_PER_TRIAL = 20
 DUPLICATES_IN_A_ROW = 20
+AWAY_IN_A_ROW = 3
 RETRIES = 1  # of a trial whose process died
 
 
@@ -110,6 +111,7 @@ class Tuner:
         write_json(folder / "shared.json", self._shared.model_dump(mode="json"))
 
         self._keep_front()
+        self._away = 0
         self._running: dict[int, Job] = {}
         self._deaths: dict[int, int] = {}
 
@@ -177,6 +179,8 @@ class Tuner:
 
     def _next(self, wanted: int) -> str | None:
         """Asks for one trial and starts it; the reason to end the search, if there is one."""
+        if self._away >= AWAY_IN_A_ROW:
+            return f"device '{self.device.name}' stays away: the search ends here, resume when it is back"
         reason = exhausted([record for record in self.store.records() if not lapsed(record, self.study)], wanted)
         if reason is not None:
             return reason
@@ -240,6 +244,7 @@ class Tuner:
         self._record(_without_record(job.number, job.trial_id, job.params, "FAILED", event.reason), wanted)
 
     def _record(self, record: TrialRecord, wanted: int) -> None:
+        self._away = self._away + 1 if AWAY in record.flags else 0
         self.store.tell(record)
         share_ranking(record, self.store, self.device.name)
         self._keep_front()
@@ -254,6 +259,8 @@ class Tuner:
     def _closing_words(self, ended: str | None) -> None:
         limits, kind, device = self.study.budget.limits(), had_kind(self.study.device), self.device.name
         records = students(self.store.records(), limits, device, kind=kind)
+        if ended is not None and self._away >= AWAY_IN_A_ROW:
+            raise InputError(ended)
         if ended is not None:
             self.view.say(ended)
         known = [record for record in records if record.status in ("COMPLETE", "INFEASIBLE")]

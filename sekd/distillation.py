@@ -27,6 +27,7 @@ from sekd.preparation import (
     Prepared,
     Reporter,
     TeacherConfig,
+    Turn,
     check_expected,
     prepare,
     resolve,
@@ -121,6 +122,7 @@ def distill(
     cache: Path | None = None,
     folder: Path | None = None,
     run: Run = Run(),  # noqa: B008
+    turn: Turn | None = None,
     say: Callable[[str], None] | None = None,
     trust_code: bool = False,
 ) -> Student:
@@ -129,6 +131,7 @@ def distill(
     Args:
         prepared: what the trials of a study share; made, or found in ``cache``, unless given.
         trust_code: whether the function that ``teacher.module`` names may be called.
+        turn: lets others have the processor during preparation; ``run.step_guard`` does between training steps.
         folder: keeps the checkpoint, from which a killed run continues, and ``model.safetensors``.
 
     Raises:
@@ -145,6 +148,7 @@ def distill(
             expect=config.expect,
             features=config.distill.reads_features,
             say=say,
+            turn=turn,
             trust_code=trust_code,
         )
     check_expected(config.expect, **prepared.hashes.model_dump())

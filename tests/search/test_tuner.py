@@ -426,3 +426,21 @@ def test_status_of_a_search(tmp_path):
     assert len(volumes) == 12 and volumes == sorted(volumes) and volumes[-1] > 0
     points = [(r.score("pesq_wb"), r.cost.macs_per_s) for r in records if counts(r)]
     assert len(results.front) == len(non_dominated(points, ["maximize", "minimize"]))
+
+
+def away(job):
+    """Its device does not answer."""
+    return recorded(job).model_copy(
+        update={"status": "INFEASIBLE", "scores": {}, "reason": "not measured: no agent", "flags": ["away"]}
+    )
+
+
+def test_a_device_that_stays_away_ends_the_search_and_costs_no_proposal(tmp_path):
+    write_definition(tmp_path, {"trials": 3})
+    with pytest.raises(InputError, match="'raspberry-pi-4' stays away: .* resume when it is back"):
+        drive(tmp_path, lookup=away)
+    tuner, _ = drive(tmp_path)
+    records = tuner.store.records()
+    assert [record.status for record in records[:3]] == ["INFEASIBLE"] * 3
+    assert sum(counts(record) for record in records) == 3
+    assert all(record.duplicate_of is None for record in records)  # what was away may be proposed again
