@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from search.device import load_device
+from search.device_lock import DeviceLock, lock_folder
 from search.measure import RANKING, measure
 from sekd.export import export_onnx
 from sekd.models import build
@@ -83,12 +84,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = load_device("x86-1core")
+    lock = DeviceLock(lock_folder(device))
     rows: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as scratch, hog(options.hog):
         networks = students(Path(scratch))
         for repeat in range(options.repeats):
             for name, path in networks.items():
-                latency = measure(path, device, level=BURST)
+                latency = measure(path, device, level=BURST, lock=lock)
                 assert latency.burst is not None
                 row = {
                     "p50": latency.p50_ms, "p99": latency.burst.p99_ms, "p99_bound": latency.burst.p99_upper_ms,

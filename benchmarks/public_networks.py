@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from benchmarks.latency_repeats import students
 from search.device import load_device
+from search.graphs.graph import graph_facts
 from search.measure import RANKING, measure
-from search.onnx_graph import graph_facts
 
 PUBLIC = {"GTCRN": (["gtcrn"], 16.0), "UL-UNAS": (["ul-unas"], 16.0), "DTLN": (["dtln-1", "dtln-2"], 8.0)}
 

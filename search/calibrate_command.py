@@ -10,21 +10,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from search.cost_model import CostModel
+from search.prediction.cost_model import CostModel
 
 
 def calibrate(options: Namespace) -> int:
-    from search.calibrate import calibrate as fit_to
     from search.device import load_device
-    from search.device_lock import DeviceLock
+    from search.device_lock import DeviceLock, lock_folder
     from search.measure_report import cost_model_file
-    from search.study import cache_folder
+    from search.prediction.calibrate import calibrate as fit_to
     from sekd.cache import write_json
 
     device = load_device(options.device)
     out = Path(options.out) if options.out else cost_model_file(device)
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = DeviceLock(cache_folder() / "locks" / "local")
+    lock = DeviceLock(lock_folder())
     try:
         model = fit_to(device, options.networks, lock=lock, say=lambda line: print(line, file=sys.stderr, flush=True))
     finally:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from search.certificate import Certificate, certify
 from search.device import DeviceProfile, load_device
-from search.device_lock import DeviceLock
+from search.device_lock import DeviceLock, lock_folder
 from search.measure import MeasurementFailed
 from search.network_latency import measuring
 from search.objective import run_trial
@@ -21,7 +21,6 @@ from search.report import AudioExample
 from search.results import Results, open_results
 from search.selection import best, fits, nearest_misses
 from search.space import merged, nested
-from search.study import cache_folder
 from search.trial import Job, Shared
 from search.variants import model_file
 from sekd.cache import write_json
@@ -138,7 +137,7 @@ def _certificate(
 ) -> Certificate:
     say(f"measuring student {found.record.number} for its certificate, about a minute")
     try:
-        with closing(DeviceLock(cache_folder() / "locks" / "local")) as local, measuring(device, local) as lock:
+        with closing(DeviceLock(lock_folder())) as local, measuring(device, local) as lock:
             return certify(found.model, found.record, device, limits, lock=lock)
     except MeasurementFailed as error:
         raise InputError(

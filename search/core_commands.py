@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,12 +39,13 @@ def devices(options: Namespace) -> int:
 
 
 def measure(options: Namespace) -> int:
-    from search.cost_model import predict
     from search.device import load_device
+    from search.device_lock import DeviceLock, lock_folder
+    from search.graphs.graph import graph_facts
     from search.measure import LEVELS, MeasurementFailed
     from search.measure import measure as time_model
     from search.measure_report import chosen_cost_model, cost_document, cost_line, predicted_line
-    from search.onnx_graph import graph_facts
+    from search.prediction.cost_model import predict
     from search.tables import latency_table
 
     device = load_device(options.device)
@@ -56,7 +58,9 @@ def measure(options: Namespace) -> int:
     # A device that cannot be measured is only predicted, if at all.
     alone = model is not None and device.kind != "measured"
     try:
-        latency = None if alone else time_model(path, device, level=LEVELS[options.level], hop_ms=options.hop_ms)
+        with closing(DeviceLock(lock_folder(device))) as lock:
+            level = LEVELS[options.level]
+            latency = None if alone else time_model(path, device, level=level, hop_ms=options.hop_ms, lock=lock)
         predicted = None if model is None else predict(path, model, hop_ms=options.hop_ms)
     except MeasurementFailed as error:
         raise InputError(str(error)) from error
@@ -93,7 +97,7 @@ def _print_once(latency: Latency) -> None:
 
 def train(options: Namespace) -> int:
     from search.device import require_torch_device
-    from search.device_lock import DeviceLock
+    from search.device_lock import DeviceLock, lock_folder
     from search.preflight import check_trust
     from search.study import cache_folder
     from sekd.distillation import distill, hash_of_weights, load_config, training_audio
@@ -118,7 +122,7 @@ def train(options: Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot write here: {error.strerror}") from error
-    lock = DeviceLock(cache_folder() / "locks" / "local")  # a study on this machine may be measuring
+    lock = DeviceLock(lock_folder())  # a study on this machine may be measuring
     run = Run(torch_device=options.torch_device, on_progress=progress, step_guard=lock.step)
     student = distill(
         config, cache=cache_folder(), folder=out, run=run, turn=lock, say=say, trust_code=options.trust_code

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from search.onnx_graph import GraphFacts
+from search.graphs.graph import GraphFacts
 from search.record import Cost
 from sekd.config import Frozen
 

@@ -13,9 +13,9 @@ import torch
 from search.cost import cost_of, with_graph
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock
+from search.graphs.graph import graph_facts
 from search.measure import RANKING, SCREENING, Level, MeasurementFailed
 from search.network_latency import measuring, network_key, network_latency
-from search.onnx_graph import graph_facts
 from search.ranking import enters_front
 from search.record import Cost, Score, Seconds, TrialRecord
 from search.scoring import Enhance, Tell, evaluate_student

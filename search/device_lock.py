@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,28 @@ from search.device import DeviceProfile
 from sekd.errors import InputError
 
 
-def lock_folder(device: DeviceProfile, cache: Path) -> Path:
-    """Where the locks of ``device`` lie: devices on this machine share its cores, hence one lock."""
-    host = urlsplit(device.url or "").hostname
-    here = device.latency != "agent" or host in ("localhost", "127.0.0.1", "::1")
-    return cache / "locks" / ("local" if here else device.name)
+def lock_root() -> Path:
+    """Where the locks of this machine lie, whatever study or folder asks: ``$SEKD_LOCKS``, else the user's own.
+
+    Raises:
+        InputError: the folder belongs to somebody else.
+    """
+    given = os.environ.get("SEKD_LOCKS")
+    if given:
+        return Path(given)
+    folder = Path(tempfile.gettempdir()) / f"sekd-locks-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise InputError(f"{folder}: not yours; name another folder for locks in SEKD_LOCKS")
+    return folder
+
+
+def lock_folder(device: DeviceProfile | None = None) -> Path:
+    """Where the locks of ``device`` lie, by default this machine's: devices on it share its cores, hence one lock."""
+    if device is None or device.latency != "agent":
+        return lock_root() / "local"
+    here = urlsplit(device.url or "").hostname in ("localhost", "127.0.0.1", "::1")
+    return lock_root() / ("local" if here else device.name)
 
 
 def keep_off(device: DeviceProfile) -> None:

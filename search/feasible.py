@@ -15,13 +15,13 @@ from rich.table import Table
 
 from search.deployed import blank
 from search.device import had_kind, load_device
-from search.device_lock import DeviceLock
+from search.device_lock import DeviceLock, lock_folder
 from search.labels import heading, shown
 from search.objective import Infeasible, gate
 from search.preflight import check_also_on, check_device, check_recordings, wants_latency
 from search.record import Kind, TrialRecord
 from search.selection import nearest_misses
-from search.study import StudyDefinition, cache_folder, read_study
+from search.study import StudyDefinition, read_study
 from search.trial import Job, Shared
 from sekd.config import content_hash, parse
 from sekd.distillation import DistillConfig
@@ -83,7 +83,7 @@ def _records(study: StudyDefinition, drawn: list[dict[str, Any]], scratch: Path)
     device = load_device(study.device)
     shared = Shared(
         device=device, latency_wanted=wants_latency(study), pool=None, valid=scratch, teacher=None, outputs=None,
-        hashes={}, cache=scratch, measured=scratch / "measured", lock=cache_folder() / "locks" / "local",
+        hashes={}, cache=scratch, measured=scratch / "measured", lock=lock_folder(),
         unprocessed=scratch, teacher_quality=None, threads=1, torch_device="cpu", frames=study.run.measure_frames,
     )  # fmt: skip
     lock = DeviceLock(shared.lock)

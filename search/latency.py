@@ -55,7 +55,7 @@ class Latency(Frozen):
 
     ``flags``: "contended" if other processes kept more than a quarter of a core busy meanwhile; "noisy" if the
     canary moved through three attempts, or the interquartile range of a burst is over 10 % of its median;
-    "shifted" if the canary was faster or slower by more than 10 % than when the study first measured.
+    "slowed" if the canary took over 10 % longer than it has taken on this device before.
     """
 
     kind: Literal["measured", "predicted", "unmeasured"]

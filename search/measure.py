@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from search.device import DeviceProfile, require_measurable
 from search.device_lock import DeviceLock
 from search.latency import Latency, MeasurementFailed, latency_from
 from search.remote import run_on_agent
+from sekd.cache import write_json
+from sekd.config import content_hash
 from sekd.errors import InputError
 
 __all__ = ["CERTIFICATE", "LEVELS", "RANKING", "SCREENING", "Latency", "Level", "MeasurementFailed", "measure"]
@@ -60,7 +63,7 @@ def measure(
     Args:
         model: any ONNX with static float shapes whose states pair, see :mod:`search.agent.timing`.
         hop_ms: time between frames; without it the model's metadata say, else paced figures are None.
-        lock: held while a process runs, so that training stands still.
+        lock: held while a process runs, so that training stands still; beside it lies how fast the device can be.
         samples: where every single time goes, as ``.npz``.
 
     Raises:
@@ -88,7 +91,23 @@ def measure(
         raise MeasurementFailed(f"{model}: {error}") from error
     if samples is not None:
         keep_samples(replies, samples)
-    return latency
+    return latency if lock is None else _compared(latency, lock.folder)
+
+
+def _compared(latency: Latency, folder: Path) -> Latency:
+    """``latency`` flagged "slowed" where the canary was once faster on this device: something unseen holds it back.
+
+    A neighbour on the same host shows nowhere else: not in this system's load, and not as a movement meanwhile.
+    """
+    assert latency.canary_ms is not None
+    made_by = [latency.environment.get(key) for key in ("cpu", "machine", "onnxruntime")]
+    path = folder / f"canary-{content_hash(made_by, 8)}.json"
+    fastest = json.loads(path.read_text())["canary_ms"] if path.exists() else math.inf
+    if latency.canary_ms < fastest:
+        write_json(path, {"canary_ms": latency.canary_ms, "at": latency.at})
+    slowed = ["slowed"] if latency.canary_ms > (1 + CANARY_MOVED) * fastest else []
+    known = {"fastest_canary_ms": min(fastest, latency.canary_ms)}
+    return latency.model_copy(update={"flags": [*latency.flags, *slowed], "environment": latency.environment | known})
 
 
 def _undisturbed(

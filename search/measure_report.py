@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from search.cost_model import CostModel, cost_model_of, load_cost_model, require_same_runtime
 from search.device import DeviceProfile
+from search.graphs.graph import GraphFacts
 from search.latency import Latency
-from search.onnx_graph import GraphFacts
+from search.prediction.cost_model import CostModel, cost_model_of, load_cost_model, require_same_runtime
 from search.study import home
 
 

@@ -8,16 +8,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from search.cost_model import cost_model_of, predict
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock, lock_folder
+from search.graphs.graph import graph_facts
 from search.latency import Latency
 from search.measure import RANKING, SCREENING, Level, measure
-from search.onnx_graph import graph_facts
+from search.prediction.cost_model import cost_model_of, predict
 from sekd.cache import write_json
 from sekd.config import content_hash
-
-SHIFTED = 0.10
 
 
 def network_latency(
@@ -39,9 +37,7 @@ def network_latency(
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{device.name}-{network}-{level.name}"
     latency = measure(model, device, level=level, lock=lock, samples=folder / f"{stem}.npz")
-    shifted = ["shifted"] if _shifted(latency, folder / f"{device.name}-canary.json") else []
-    document = latency.model_dump(mode="json")
-    document |= {"flags": [*latency.flags, *shifted], "samples": f"{folder.name}/{stem}.npz", "network": network}
+    document = latency.model_dump(mode="json") | {"samples": f"{folder.name}/{stem}.npz", "network": network}
     write_json(folder / f"{stem}.json", document)
     return document
 
@@ -69,17 +65,9 @@ def fresh_latency(
 @contextmanager
 def measuring(device: DeviceProfile, local: DeviceLock) -> Iterator[DeviceLock]:
     """The lock to measure ``device`` under: this machine's own, or that of another machine, beside it."""
-    name = lock_folder(device, local.folder).name
+    name = lock_folder(device).name
     if name == "local":
         yield local
         return
     with closing(DeviceLock(local.folder.with_name(name))) as other:
         yield other
-
-
-def _shifted(latency: Latency, first: Path) -> bool:
-    """Whether the machine is no longer as fast as when the study first measured, which the canary of then tells."""
-    if not first.exists():
-        write_json(first, {"canary_ms": latency.canary_ms, "at": latency.at})
-    reference = json.loads(first.read_text())["canary_ms"]
-    return not 1 / (1 + SHIFTED) <= latency.canary_ms / reference <= 1 + SHIFTED

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search.cost_model import cost_model_of
 from search.device import DeviceProfile, load_device, require_measurable
+from search.prediction.cost_model import cost_model_of
 from search.record import LATENCIES
 from search.remote import require_agent
 from search.study import StudyDefinition

@@ -7,14 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 from search.device import load_device, require_measurable
-from search.device_lock import DeviceLock
+from search.device_lock import DeviceLock, lock_folder
 from search.labels import settings_text
 from search.measure import RANKING, MeasurementFailed
 from search.network_latency import fresh_latency, measuring, network_key
 from search.record import TrialRecord
 from search.remote import require_agent
 from search.results import Results
-from search.study import cache_folder
 from search.variants import model_file
 from sekd.errors import InputError
 
@@ -33,7 +32,7 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
     networks = _by_network(results)
     if not networks:
         raise InputError(f"{results.folder}: no trained student to measure")
-    with closing(DeviceLock(cache_folder() / "locks" / "local")) as local, measuring(device, local) as lock:
+    with closing(DeviceLock(lock_folder())) as local, measuring(device, local) as lock:
         for count, (path, students) in enumerate(networks, 1):
             named = f"[{count}/{len(networks)}] {_named(students)}"
             try:

@@ -9,7 +9,7 @@ from typing import Any
 from search.backends.base import Backend, Died, Done, Progress
 from search.baseline import gated_baseline
 from search.device import had_kind, load_device, require_torch_device
-from search.device_lock import DeviceLock, keep_off
+from search.device_lock import DeviceLock, keep_off, lock_folder
 from search.preflight import check_also_on, check_device, check_recordings, check_trust, wants_latency
 from search.ranking import keep_front, share_ranking
 from search.record import AWAY, TrialRecord
@@ -89,7 +89,7 @@ class Tuner:
         check_recordings(data)
         self.store = Store.create(study, open_storage(folder, storage))
         keep_off(self.device)  # workers inherit it
-        self._lock = DeviceLock(cache_folder() / "locks" / "local")
+        self._lock = DeviceLock(lock_folder())
         self.prepared = prepared or prepare(
             data.data,
             data.teacher,
@@ -130,7 +130,7 @@ class Tuner:
             cache=cache_folder(),
             front=self.folder / "front.json",
             measured=self.folder / "measured",
-            lock=cache_folder() / "locks" / "local",
+            lock=lock_folder(),
             unprocessed=self.folder / "unprocessed.json",
             teacher_quality=teacher["mean"] if teacher else None,
             threads=self.study.run.threads,

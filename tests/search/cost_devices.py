@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from search.cost_features import CACHES_KIB
+from search.prediction.features import CACHES_KIB
 
 TRUE = {"nodes": 0.5, "recurrent_nodes": 4.0, "values_k": 0.6, "macs_k": 0.02}  # microseconds of each
 IN_CACHE = dict.fromkeys((f"weights_kib_over_{cache}" for cache in CACHES_KIB), 0.0)

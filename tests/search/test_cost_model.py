@@ -7,13 +7,13 @@ from cost_devices import TRUE, measured, networks
 from onnx_parts import node, save, weight
 from streaming_onnx import streaming_model
 
-from search.calibrate import Subject, calibrate, export_spread, measure_all, model_from
-from search.calibration_networks import MOST, name_of, spread
-from search.cost_features import Features, features_of
-from search.cost_fit import FEWEST, FORMS, fit, interval_ratio, judge
-from search.cost_model import CostModel, cost_model_of, load_cost_model, predict, require_same_runtime
 from search.device import DeviceProfile, load_device
 from search.latency import Latency, MeasurementFailed
+from search.prediction.calibrate import Subject, calibrate, export_spread, measure_all, model_from
+from search.prediction.cost_model import CostModel, cost_model_of, load_cost_model, predict, require_same_runtime
+from search.prediction.features import Features, features_of
+from search.prediction.fit import FEWEST, FORMS, fit, interval_ratio, judge
+from search.prediction.networks import MOST, name_of, spread
 from sekd.errors import InputError
 from sekd.models import FAMILIES
 

@@ -9,6 +9,7 @@ import pytest
 
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock, lock_folder
+from sekd.errors import InputError
 
 # Takes the lock the named way as often as a line arrives, and says when it has it.
 CHILD = """
@@ -188,8 +189,20 @@ def device(**fields):
         ({"latency": "agent", "url": "https://board.lan:8517"}, "d"),
     ],
 )
-def test_devices_on_one_machine_share_one_lock(tmp_path, fields, folder):
-    assert lock_folder(device(**fields), tmp_path) == tmp_path / "locks" / folder
+def test_devices_on_one_machine_share_one_lock(tmp_path, monkeypatch, fields, folder):
+    monkeypatch.setenv("SEKD_LOCKS", str(tmp_path))
+    assert lock_folder(device(**fields)) == tmp_path / folder and lock_folder() == tmp_path / "local"
+
+
+def test_locks_are_of_the_machine_and_nobody_else_can_hold_them(tmp_path, monkeypatch):
+    monkeypatch.delenv("SEKD_LOCKS", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = lock_folder().parent
+    assert mine.parent == tmp_path and mine.stat().st_mode & 0o777 == 0o700
+    mine.rmdir()
+    mine.symlink_to(tmp_path)
+    with pytest.raises(InputError, match="not yours"):
+        lock_folder()
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")

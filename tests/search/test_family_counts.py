@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from search.cost import count_macs
-from search.onnx_graph import graph_facts
+from search.graphs.graph import graph_facts
 from sekd.export import export_onnx
 from sekd.models import ConvTasNetConfig, CruseConfig, DccrnConfig, build
 

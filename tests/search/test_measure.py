@@ -167,13 +167,25 @@ def test_every_single_time_is_kept(tmp_path, replies):
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["kept.npz"]
 
 
-def test_equal_networks_share_one_latency_and_a_shifted_machine_is_told(tmp_path, replies):
+def test_equal_networks_share_one_latency_and_ranking_goes_before_screening(tmp_path, replies):
     model = streaming_model(tmp_path / "m.onnx")
-    replies += [_reply([10.0] * 50), _reply([14.0] * 50) | {"canary_ms": [0.04, 0.04]}]
+    replies += [_reply([10.0] * 50), *[_reply([14.0] * 50)] * 3]
     first = network_latency(model, HERE, tmp_path / "measured")
-    assert network_latency(model, HERE, tmp_path / "measured") == first and first["flags"] == []
-    later = network_latency(model, HERE, tmp_path / "measured", level=RANKING._replace(processes=1))
-    assert later["flags"] == ["shifted"] and (tmp_path / later["samples"]).exists()
+    assert network_latency(model, HERE, tmp_path / "measured") == first and first["level"] == "screening"
+    ranked = network_latency(model, HERE, tmp_path / "measured", level=RANKING)
+    assert ranked["level"] == "ranking" and (tmp_path / ranked["samples"]).exists()
+    assert network_latency(model, HERE, tmp_path / "measured") == ranked
+    assert ranked["network"] == first["network"] and not replies
+
+
+def test_a_machine_that_was_faster_once_is_slowed_now(tmp_path, replies):
+    lock = DeviceLock(tmp_path / "locks")
+    for canary, flags in ((0.030, []), (0.032, []), (0.034, ["slowed"]), (0.020, []), (0.030, ["slowed"])):
+        replies.append(_reply([10.0] * 50) | {"canary_ms": [canary, canary]})
+        assert measure(tmp_path / "m.onnx", HERE, level=FEW, lock=lock).flags == flags
+    replies.append(_reply([10.0] * 50) | {"environment": {"cpu": "another", "other_busy_cores": 0.0}})
+    assert measure(tmp_path / "m.onnx", HERE, level=FEW, lock=lock).flags == []
+    lock.close()
 
 
 def test_p50_over_processes_is_the_median_of_their_medians():

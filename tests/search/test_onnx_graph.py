@@ -10,8 +10,8 @@ from streaming_onnx import streaming_model
 from torch import nn
 
 from search.cost import count_macs, with_graph
-from search.onnx_graph import graph_facts
-from search.onnx_rules import COUNTED, FREE
+from search.graphs.graph import graph_facts
+from search.graphs.rules import COUNTED, FREE
 from search.record import Cost
 from sekd.errors import InputError
 from sekd.export import export_onnx
@@ -291,4 +291,4 @@ def test_what_is_no_onnx_file_is_one_line(tmp_path, content):
 
 def test_nothing_is_both_counted_and_free():
     assert not FREE & COUNTED.keys()
-    assert TensorProto.FLOAT == 1  # as search.onnx_shapes writes it
+    assert TensorProto.FLOAT == 1  # as search.graphs.shapes writes it

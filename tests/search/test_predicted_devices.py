@@ -9,16 +9,16 @@ from definitions import definition, write_definition
 from records import DEVICE, student
 from streaming_onnx import streaming_model
 
-import search.calibrate
 import search.measure
+import search.prediction.calibrate
+from search.card import _cost_rows, _latency_notes
 from search.cli import main
-from search.cost_features import features_of
-from search.cost_model import load_cost_model
 from search.device import load_device
 from search.latency import Latency
 from search.network_latency import fresh_latency, network_latency
 from search.objective import Rejected, before_training
-from search.package import _cost_rows, _latency_notes
+from search.prediction.cost_model import load_cost_model
+from search.prediction.features import features_of
 from search.preflight import check_device
 from search.trial import Job, Shared
 from sekd.config import parse
@@ -39,7 +39,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("SEKD_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SEKD_CACHE", raising=False)
     monkeypatch.setattr(search.measure, "measure", stand_in)
-    monkeypatch.setattr(search.calibrate, "measure", stand_in)
+    monkeypatch.setattr(search.prediction.calibrate, "measure", stand_in)
     return tmp_path / "home"
 
 
@@ -49,7 +49,7 @@ def calibrated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEKD_HOME", str(folder))
-        patch.setattr(search.calibrate, "measure", stand_in)
+        patch.setattr(search.prediction.calibrate, "measure", stand_in)
         assert main(["calibrate", "--device", "x86-1core", "--networks", "10"]) == 0
     return folder / "cost_models" / "x86-1core.json"
 

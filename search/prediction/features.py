@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from search.onnx_graph import Graph, NodeFacts, graph_hop_ms, load_graph
-from search.onnx_rules import kind_of_operator
+from search.graphs.graph import Graph, NodeFacts, graph_hop_ms, load_graph
+from search.graphs.rules import kind_of_operator
 
 KIB = 1024
 

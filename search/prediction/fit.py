@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from search.cost_features import CACHES_KIB
-from search.cost_model import LEAST_MS, SHARE
+from search.prediction.cost_model import LEAST_MS, SHARE
+from search.prediction.features import CACHES_KIB
 from sekd.errors import InputError
 
 FEWEST = 10  # networks: a 90 % interval of nine residuals would be their largest, and of fewer none at all

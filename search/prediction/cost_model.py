@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import FiniteFloat, ValidationError
 
-from search.cost_features import Features, features_of
 from search.device import DeviceProfile
 from search.latency import Latency, MeasurementFailed
+from search.prediction.features import Features, features_of
 from sekd.config import Frozen
 from sekd.errors import InputError
 

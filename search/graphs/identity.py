@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from search.onnx_rules import name_of
+from search.graphs.rules import name_of
 from sekd.config import content_hash
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
-    from search.onnx_graph import Graph
+    from search.graphs.graph import Graph
 
 LENGTH = 16
 

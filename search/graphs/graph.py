@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from search.onnx_rules import COUNTED, FREE, attribute, name_of
-from search.onnx_shapes import TensorType, types_of, with_shapes
+from search.graphs.rules import COUNTED, FREE, attribute, name_of
+from search.graphs.shapes import TensorType, types_of, with_shapes
 from sekd.config import Frozen
 from sekd.errors import InputError
 
@@ -31,9 +31,9 @@ class GraphFacts(Frozen):
     coverage: float
     uncounted: dict[str, int]
     weight_bytes: int
-    activation_bytes: int | None  # see search.onnx_arena; None where a shape is not static
+    activation_bytes: int | None  # see search.graphs.arena; None where a shape is not static
     hop_ms: float | None
-    graph_hash: str  # see search.graph_hash
+    graph_hash: str  # see search.graphs.identity
 
 
 class NodeFacts(NamedTuple):
@@ -161,8 +161,8 @@ def graph_facts(path: Path) -> GraphFacts:
     Raises:
         InputError: no such file, or no ONNX file.
     """
-    from search.graph_hash import graph_hash
-    from search.onnx_arena import peak_bytes
+    from search.graphs.arena import peak_bytes
+    from search.graphs.identity import graph_hash
 
     model = load_graph(path)
     graph = Graph(model.graph)

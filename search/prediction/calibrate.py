@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from search.calibration_networks import MOST, name_of, spread
-from search.cost_features import Features, features_of
-from search.cost_fit import FEWEST, Judged, fit, interval_ratio, judge
-from search.cost_model import CostModel, Known
 from search.device import DeviceProfile, require_measurable
 from search.device_lock import DeviceLock
 from search.latency import Latency
 from search.measure import RANKING, Level, MeasurementFailed, measure
+from search.prediction.cost_model import CostModel, Known
+from search.prediction.features import Features, features_of
+from search.prediction.fit import FEWEST, Judged, fit, interval_ratio, judge
+from search.prediction.networks import MOST, name_of, spread
 from search.remote import require_agent
 from sekd.errors import InputError
 from sekd.export import export_onnx

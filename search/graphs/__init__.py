@@ -1,0 +1,1 @@
+"""What an exported graph tells without running it: operators, MACs, bytes, and which network it is."""

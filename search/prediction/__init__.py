@@ -1,0 +1,1 @@
+"""Latencies that are predicted, and always called so: a cost model fitted to measurements of small networks."""
