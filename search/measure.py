@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from search.canary import MOVED, Reference
 from search.device import DeviceProfile, require_measurable
 from search.device_lock import DeviceLock
 from search.latency import Latency, MeasurementFailed, latency_from
 from search.remote import run_on_agent
-from sekd.cache import write_json
-from sekd.config import content_hash
 from sekd.errors import InputError
 
 __all__ = ["CERTIFICATE", "LEVELS", "RANKING", "SCREENING", "Latency", "Level", "MeasurementFailed", "measure"]
@@ -29,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from search.agent.timing import main; sys.exit(main())"
 STARTUP_S = 30.0  # a loaded machine may take this long to start Python and load onnxruntime
 ATTEMPTS = 3  # at a process through which the canary kept its speed
-CANARY_MOVED = 0.10
+PAUSE_S = 1.0  # before a device that is slower than it was is asked again
 
 
 class Level(NamedTuple):
@@ -84,44 +83,40 @@ def measure(
         "paced_s": level.paced_s,
         "limit_s": level.limit_s,
     }
-    replies = [_undisturbed(device, model, request, lock) for _ in range(level.processes)]
+    reference = None if lock is None else Reference(lock.folder / f"canary-{device.name}.json")
+    replies = [_undisturbed(device, model, request, lock, reference) for _ in range(level.processes)]
     try:
         latency = latency_from(replies, device.latency, level=level.name)  # type: ignore[arg-type]
     except ValueError as error:
         raise MeasurementFailed(f"{model}: {error}") from error
     if samples is not None:
         keep_samples(replies, samples)
-    return latency if lock is None else _compared(latency, lock.folder)
-
-
-def _compared(latency: Latency, folder: Path) -> Latency:
-    """``latency`` flagged "slowed" where the canary was once faster on this device: something unseen holds it back.
-
-    A neighbour on the same host shows nowhere else: not in this system's load, and not as a movement meanwhile.
-    """
-    assert latency.canary_ms is not None
-    made_by = [latency.environment.get(key) for key in ("cpu", "machine", "onnxruntime")]
-    path = folder / f"canary-{content_hash(made_by, 8)}.json"
-    fastest = json.loads(path.read_text())["canary_ms"] if path.exists() else math.inf
-    if latency.canary_ms < fastest:
-        write_json(path, {"canary_ms": latency.canary_ms, "at": latency.at})
-    slowed = ["slowed"] if latency.canary_ms > (1 + CANARY_MOVED) * fastest else []
-    known = {"fastest_canary_ms": min(fastest, latency.canary_ms)}
-    return latency.model_copy(update={"flags": [*latency.flags, *slowed], "environment": latency.environment | known})
+    return latency if reference is None else reference.compared(latency)
 
 
 def _undisturbed(
-    device: DeviceProfile, model: Path, request: dict[str, Any], lock: DeviceLock | None
+    device: DeviceProfile,
+    model: Path,
+    request: dict[str, Any],
+    lock: DeviceLock | None,
+    reference: Reference | None,
 ) -> dict[str, Any]:
-    """The reply of a process before and after which the canary was as fast; else the last of three, marked noisy."""
-    attempts, moved = 0, True
+    """The reply of a process before and after which the canary was as fast as ever.
+
+    A slow canary is waited for, a moved one makes the reply worth nothing; the third reply is taken as it is.
+    """
+    attempts, moved, reply = 0, True, {}
     while moved and attempts < ATTEMPTS:
         attempts += 1
+        limit = reference.at_most_ms() if reference is not None and attempts < ATTEMPTS else None
         # A reserved core has nothing of ours on it but measurements, which still exclude each other.
         with lock.exclusive(trainers=not device.reserve) if lock else nullcontext():
-            reply = _RUN[device.latency](device, model, request)
+            reply = _RUN[device.latency](device, model, {**request, "canary_at_most_ms": limit})
+        if "slow_canary_ms" in reply:
+            time.sleep(PAUSE_S)
+            continue
         before, after = reply["canary_ms"]
-        moved = max(before, after) > (1 + CANARY_MOVED) * min(before, after)
+        moved = max(before, after) > (1 + MOVED) * min(before, after)
     return {**reply, "attempts": attempts, "canary_moved": moved}
 
 

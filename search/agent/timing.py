@@ -32,6 +32,7 @@ REQUEST: dict[str, Any] = {
     "burst_frames": 128,
     "paced_frames": 128,
     "paced_s": 0.0,  # at least so long at one frame per hop
+    "canary_at_most_ms": None,  # a slower machine is not measured; the reply then has the one key ``slow_canary_ms``
     "warmup_s": 1.0,  # at least
     "limit_s": 5.0,
 }
@@ -53,6 +54,8 @@ def answer(request: dict[str, Any], clock: Clock = time.perf_counter, sleep: Sle
         pin(request["cores"])
     load, warmth, canary = Load(), temperature_c(), Canary(clock)
     canary.time()
+    if request["canary_at_most_ms"] is not None and canary.medians_ms[0] > request["canary_at_most_ms"]:
+        return {"slow_canary_ms": canary.medians_ms[0]}
     memory = memory_bytes()["now"]
     before = clock()
     session = open_session(
@@ -152,10 +155,11 @@ def checked(request: dict[str, Any]) -> dict[str, Any]:
     for key in ("threads", "burst_frames", "limit_s"):
         if not full[key] > 0:
             raise ValueError(f"{key} = {full[key]}: must be above 0")
-    if full["hop_ms"] is not None:
-        _number("hop_ms", full["hop_ms"], 0, 1e5)
-        if not full["hop_ms"] > 0:
-            raise ValueError(f"hop_ms = {full['hop_ms']}: must be above 0")
+    for key in ("hop_ms", "canary_at_most_ms"):
+        if full[key] is not None:
+            _number(key, full[key], 0, 1e5)
+            if not full[key] > 0:
+                raise ValueError(f"{key} = {full[key]}: must be above 0")
     if not isinstance(full["spinning"], bool) or not isinstance(full["provider"], str):
         raise ValueError("spinning is true or false, provider the name of an execution provider")
     cores = full["cores"]

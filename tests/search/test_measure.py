@@ -178,13 +178,39 @@ def test_equal_networks_share_one_latency_and_ranking_goes_before_screening(tmp_
     assert ranked["network"] == first["network"] and not replies
 
 
+def _at(canary_ms, cpu="fake"):
+    return _reply([10.0] * 50) | {
+        "canary_ms": [canary_ms, canary_ms],
+        "environment": {"cpu": cpu, "other_busy_cores": 0.0},
+    }
+
+
 def test_a_machine_that_was_faster_once_is_slowed_now(tmp_path, replies):
-    lock = DeviceLock(tmp_path / "locks")
+    lock = DeviceLock(tmp_path)
     for canary, flags in ((0.030, []), (0.032, []), (0.034, ["slowed"]), (0.020, []), (0.030, ["slowed"])):
-        replies.append(_reply([10.0] * 50) | {"canary_ms": [canary, canary]})
+        replies.append(_at(canary))
         assert measure(tmp_path / "m.onnx", HERE, level=FEW, lock=lock).flags == flags
-    replies.append(_reply([10.0] * 50) | {"environment": {"cpu": "another", "other_busy_cores": 0.0}})
+    replies.append(_at(0.030, cpu="another"))
     assert measure(tmp_path / "m.onnx", HERE, level=FEW, lock=lock).flags == []
+    lock.close()
+
+
+def test_a_slow_machine_is_waited_for_but_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "PAUSE_S", 0.0)
+    asked, waiting = [], [_at(0.02), {"slow_canary_ms": 0.03}, _at(0.02), *[{"slow_canary_ms": 0.03}] * 2, _at(0.03)]
+    waiting += [_at(0.03), _at(0.02)]
+
+    def run(device, model, request):
+        asked.append(request["canary_at_most_ms"])
+        return waiting.pop(0)
+
+    monkeypatch.setitem(measuring._RUN, "local", run)
+    lock = DeviceLock(tmp_path)
+    found = [measure(tmp_path / "m.onnx", HERE, level=FEW, lock=lock) for _ in range(5)]
+    limit = pytest.approx(0.022)
+    assert asked == [None, limit, limit, limit, limit, None, None, None]  # in vain: not again for a while
+    assert [latency.flags for latency in found] == [[], [], ["slowed"], ["slowed"], []]
+    assert [latency.environment["attempts"] for latency in found] == [[1], [2], [3], [1], [1]]
     lock.close()
 
 

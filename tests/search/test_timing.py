@@ -173,6 +173,13 @@ def test_without_a_hop_there_is_no_pace_but_a_reason(tmp_path):
     assert timing.answer({"model": str(path), "hop_ms": 2, "paced_frames": 8})["paced"]["n"] == 8
 
 
+def test_a_slow_machine_is_told_before_anything_is_measured(tmp_path):
+    path = streaming_model(tmp_path / "m.onnx", hop=64)
+    reply = timing.answer({"model": str(path), "canary_at_most_ms": 1e-6})
+    assert list(reply) == ["slow_canary_ms"] and reply["slow_canary_ms"] > 1e-6
+    assert timing.answer({"model": str(path), "canary_at_most_ms": 1e4, "warmup_s": 0.0})["burst"]["n"] == 128
+
+
 def test_the_whole_call_stays_within_its_limit(tmp_path):
     path = streaming_model(tmp_path / "m.onnx", size=700, repeat=100, hop=1600)
     reply = timing.answer({"model": str(path), "limit_s": 1.0, "burst_frames": 10**6})
