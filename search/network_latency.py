@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,28 @@ def network_latency(
     if device.latency == "model":
         return fresh_latency(model, device).model_dump(mode="json")
     network = network_key(model)
-    for known in (folder / f"{device.name}-{network}-{name}.json" for name in (RANKING.name, level.name)):
-        if known.exists():
-            return json.loads(known.read_text())
+    stems = {name: f"{device.name}-{network}-{name}" for name in (RANKING.name, level.name)}
+    files = [file for stem in stems.values() if (file := folder / f"{stem}.json").exists()]
+    known = max((json.loads(file.read_text()) for file in files), key=_worth, default=None)
+    if known is not None and not is_better({"level": level.name}, known):
+        return known
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{device.name}-{network}-{level.name}"
+    stem = stems[level.name]
     latency = measure(model, device, level=level, lock=lock, samples=folder / f"{stem}.npz")
     document = latency.model_dump(mode="json") | {"samples": f"{folder.name}/{stem}.npz", "network": network}
+    if known is not None and not is_better(document, known):
+        return known
     write_json(folder / f"{stem}.json", document)
     return document
+
+
+def is_better(new: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether ``new`` says more of a network: of a device at its full speed first, then of more frames."""
+    return _worth(new) > _worth(known)
+
+
+def _worth(latency: Mapping[str, Any]) -> tuple[bool, bool]:
+    return "slowed" not in latency.get("flags", ()), latency.get("level") == RANKING.name
 
 
 def network_key(model: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.measure import RANKING
+from search.network_latency import is_better
 from search.record import DIRECTIONS, Kind, TrialRecord
 from search.selection import fits, front_of
 from search.store import Store
@@ -48,17 +48,18 @@ def enters_front(
     )
 
 
-def share_ranking(trial: TrialRecord, store: Store, device: str) -> None:
-    """Gives the latency of a network that was ranked to all earlier students that are that network."""
-    ranked = {
+def share_latency(trial: TrialRecord, store: Store, device: str) -> None:
+    """Gives what was last had of a network to all students that are that network and have less."""
+    had = {
         latency["network"]: latency
         for student in flat([trial])
-        if (latency := student.latency.get(device, {})).get("level") == RANKING.name
+        if (latency := student.latency.get(device, {})).get("network") is not None
     }
     news: dict[tuple[int, str | None], dict[str, Any]] = {}
-    for student in flat(store.records()) if ranked else []:
+    for student in flat(store.records()) if had else []:
         known = student.latency.get(device, {})
-        if known.get("level") != RANKING.name and known.get("network") in ranked:
-            news[student.number, student.variant_id if student.variant else None] = ranked[known["network"]]
+        better = had.get(known.get("network"))
+        if better is not None and is_better(better, known):
+            news[student.number, student.variant_id if student.variant else None] = better
     if news:
         store.add_latency(device, news)

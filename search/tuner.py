@@ -10,15 +10,17 @@ from search.backends.base import Backend, Died, Done, Progress
 from search.baseline import gated_baseline
 from search.device import had_kind, load_device, require_torch_device
 from search.device_lock import DeviceLock, keep_off, lock_folder
+from search.measure import RANKING, MeasurementFailed
+from search.network_latency import measuring, network_latency
 from search.preflight import check_also_on, check_device, check_recordings, check_trust, wants_latency
-from search.ranking import keep_front, share_ranking
+from search.ranking import keep_front, share_latency
 from search.record import AWAY, TrialRecord
 from search.sampler import lapsed
-from search.selection import fits, nearest_misses
+from search.selection import fits, front_of, nearest_misses
 from search.store import Store, open_storage
 from search.study import StudyDefinition, cache_folder
 from search.trial import Job, Shared, make_job
-from search.variants import students
+from search.variants import flat, model_file, students
 from sekd.cache import write_json
 from sekd.config import content_hash, parse
 from sekd.distillation import DistillConfig
@@ -157,6 +159,7 @@ class Tuner:
                 self._make_room(wanted)
             while self._running:
                 self._collect(wanted)
+            self._measure_again()
         except KeyboardInterrupt:
             self.view.say("stopping: running trials save a checkpoint first; Ctrl-C again to stop at once")
             try:
@@ -246,10 +249,27 @@ class Tuner:
     def _record(self, record: TrialRecord, wanted: int) -> None:
         self._away = self._away + 1 if AWAY in record.flags else 0
         self.store.tell(record)
-        share_ranking(record, self.store, self.device.name)
+        share_latency(record, self.store, self.device.name)
         self._keep_front()
         done = sum(counts(known) for known in self.store.records())
         self.view.trial_ended(record, done, max(wanted, done))
+
+    def _measure_again(self) -> None:
+        """What stands on the front by a figure of a machine that was slowed gets another chance, once."""
+        device, limits, kind = self.device, self.study.budget.limits(), had_kind(self.study.device)
+        front = front_of(flat(self.store.records()), self.study.objectives.names, limits, device.name, kind=kind)
+        again = [student for student in front if "slowed" in student.latency.get(device.name, {}).get("flags", ())]
+        if again:
+            self.view.say(f"measuring {len(again)} students again, since the machine was slow when they were")
+        for student in again:
+            path = model_file(self.folder, student)
+            try:
+                with measuring(device, self._lock) as lock:
+                    latency = network_latency(path, device, self.folder / "measured", level=RANKING, lock=lock)
+            except (MeasurementFailed, OSError):  # what is on record stands
+                continue
+            share_latency(student.model_copy(update={"latency": {device.name: latency}}), self.store, device.name)
+        self._keep_front()
 
     def _keep_front(self) -> None:
         names, limits = self.study.objectives.names, self.study.budget.limits()

@@ -24,9 +24,9 @@ from sekd.errors import InputError
 from sekd.export import export_onnx
 from sekd.models import build
 
-# The median of one process is enough where two passes follow, and a model of bursts needs no paced frames.
+# The median of one process is enough where three passes follow, and a model of bursts needs no paced frames.
 CALIBRATION: Level = RANKING._replace(name="calibration", paced_frames=0, processes=1)
-PASSES = 2
+PASSES = 3
 
 Say = Callable[[str], None]
 Time = Callable[[Path], Latency]  # raises MeasurementFailed
@@ -99,7 +99,7 @@ def model_from(
 
     used = [subject for subject in subjects if subject.name in passes]
     figures = [subject.features.figures for subject in used]
-    measured_ms = [statistics.mean(_medians(passes[subject.name])) for subject in used]
+    measured_ms = [time_of(passes[subject.name]) for subject in used]
     fitted = fit(figures, measured_ms)
     judged = judge(figures, measured_ms)
     known = [_known(*each, passes[each[0].name]) for each in zip(used, measured_ms, judged, strict=True)]
@@ -121,6 +121,12 @@ def model_from(
         environment=passes[used[0].name][0].environment,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def time_of(latencies: Sequence[Latency]) -> float:
+    """The middle one of the passes, ms; those of a machine that was slowed count only where there are no others."""
+    steady = [latency for latency in latencies if "slowed" not in latency.flags]
+    return statistics.median_low(_medians(steady or latencies))
 
 
 def _medians(latencies: Sequence[Latency]) -> list[float]:

@@ -178,6 +178,22 @@ def test_equal_networks_share_one_latency_and_ranking_goes_before_screening(tmp_
     assert ranked["network"] == first["network"] and not replies
 
 
+def test_what_a_slowed_machine_said_is_replaced_when_it_is_asked_again(tmp_path, replies):
+    model, lock = streaming_model(tmp_path / "m.onnx"), DeviceLock(tmp_path / "locks")
+
+    def had(canary_ms):
+        replies.append(_at(canary_ms))
+        return network_latency(model, HERE, tmp_path / "measured", level=FEW, lock=lock)
+
+    replies.append(_at(0.02))
+    measure(model, HERE, level=FEW, lock=lock)
+    assert had(0.03)["flags"] == ["slowed"]
+    assert had(0.04)["canary_ms"] == 0.03  # no better: what is known stands
+    quick = had(0.02)
+    assert quick["flags"] == [] and network_latency(model, HERE, tmp_path / "measured", level=FEW) == quick
+    lock.close()
+
+
 def _at(canary_ms, cpu="fake"):
     return _reply([10.0] * 50) | {
         "canary_ms": [canary_ms, canary_ms],
