@@ -11,6 +11,8 @@ from search.record import Cost, TrialRecord
 from search.results import Results
 from sekd import __version__
 
+MEASURED = ("contended", "noisy", "slowed", "drift")  # flags of a latency, told with the latency of the device
+
 
 def card_text(
     results: Results,
@@ -58,7 +60,7 @@ def card_text(
         *(f"- `{key}` = {value} (set after training)" for key, value in record.variant.items()),
         f"- trial id `{record.trial_id}`",
         *([f"- variant id `{record.variant_id}`"] if record.variant else []),
-        *([f"- flags: {', '.join(record.flags)}"] if record.flags else []),
+        *([f"- flags: {', '.join(own)}"] if (own := [flag for flag in record.flags if flag not in MEASURED]) else []),
         *(["- scores above its teacher on the validation pairs"] if record.teacher_beaten else []),
     ]
     return "\n".join(lines) + "\n"
@@ -121,7 +123,7 @@ def _latency_notes(device: str, latency: Mapping[str, Any]) -> list[str]:
     flags = f"; flags: {', '.join(latency['flags'])}" if latency.get("flags") else ""
     return [
         f"Latency of one {latency['hop_ms']:g} ms hop on {device}, onnxruntime {where.get('onnxruntime', '?')}, "
-        f"one thread, in a fresh process, {latency['at']}: "
+        f"{where.get('threads', 1)} thread(s), fresh processes: {where.get('processes', 1)}, {latency['at']}: "
         f"burst is the median of {burst.get('n')} frames back to back; "
         f"paced is the 99 % upper bound of the 95th percentile of {paced.get('n', 0)} frames, one per hop{flags}.",
         "",

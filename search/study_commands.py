@@ -168,11 +168,11 @@ def _show_selection(chosen: Selection, results: Results, limits: dict[str, float
 def _verdict(certificate: Certificate) -> str:
     """One line: what is promised, or why nothing is."""
     latency = certificate.latency
-    burst, paced = (spread.p95_upper_ms if spread else None for spread in (latency.burst, latency.paced))
-    told = [
-        f"{mode} p95 at most {bound:.4g} ms"
-        for mode, bound in (("burst", burst), ("paced", paced))
-        if bound is not None
+    told = [f"{promise.key} at most {promise.value:.4g} of {promise.limit:g}" for promise in certificate.promises]
+    told += [
+        f"{mode} p95 at most {spread.p95_upper_ms:.4g} ms"
+        for mode, spread in (("burst", latency.burst), ("paced", latency.paced))
+        if spread is not None and spread.p95_upper_ms is not None
     ]
     word = "certified" if certificate.certified else f"not certified ({'; '.join(certificate.reasons)})"
     return f"{word}: {', '.join(told)}, at 99 % confidence"
