@@ -9,7 +9,7 @@ from streaming_onnx import streaming_model
 
 from search.device import DeviceProfile, load_device
 from search.latency import Latency, MeasurementFailed
-from search.prediction.calibrate import Subject, calibrate, export_spread, measure_all, model_from
+from search.prediction.calibrate import Subject, calibrate, export_spread, measure_all, model_from, time_of
 from search.prediction.cost_model import CostModel, cost_model_of, load_cost_model, predict, require_same_runtime
 from search.prediction.features import Features, features_of
 from search.prediction.fit import FEWEST, FORMS, fit, interval_ratio, judge
@@ -198,9 +198,19 @@ def test_passes_go_there_and_back_and_failures_are_left_out():
         return had(1.0)
 
     found = measure_all(subjects, clock, lines.append)
-    assert order == list("abccba")
-    assert {name: len(latencies) for name, latencies in found.items()} == {"a": 2, "c": 2}
+    assert order == list("abccbaabc")
+    assert {name: len(latencies) for name, latencies in found.items()} == {"a": 3, "c": 3}
     assert any("left out: b died" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("times", "slowed", "ms"),
+    [((1.0, 3.0, 1.1), (), 1.1), ((1.0, 3.0, 1.1), (1,), 1.0), ((2.0, 2.2, 2.1), (0, 1, 2), 2.1)],
+)
+def test_the_middle_pass_counts_and_slowed_ones_only_alone(times, slowed, ms):
+    flags = [["slowed"] if place in slowed else [] for place in range(3)]
+    passes = [had(time).model_copy(update={"flags": raised}) for time, raised in zip(times, flags, strict=True)]
+    assert time_of(passes) == ms
 
 
 @pytest.mark.parametrize(
