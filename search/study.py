@@ -79,7 +79,7 @@ class RunConfig(Frozen):
 
     workers: int = Field(2, ge=1)
     threads: int = Field(1, ge=1)  # torch threads of each worker
-    measure_frames: int = Field(128, ge=32)  # per mode
+    measure_frames: int = Field(128, ge=32)  # at their own pace, of a screening
 
 
 class SearchConfig(Frozen):

@@ -109,11 +109,12 @@ def test_a_killed_holder_holds_nothing(tmp_path, child, way):
 def test_busy_trainers_do_not_starve_the_measurer(tmp_path, child):
     for _ in range(3):
         child(STEPPER)
-    lock = DeviceLock(tmp_path)
+    lock, began = DeviceLock(tmp_path), time.monotonic()
     for _ in range(5):
         with lock.exclusive():
             pass
     lock.close()
+    assert time.monotonic() - began < 20  # five waits for steps of 2 ms; the margin is for a loaded machine
 
 
 def test_an_error_inside_lets_go(tmp_path):

@@ -362,7 +362,8 @@ def test_a_killed_driver_leaves_no_lock(tmp_path):
     process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    drive(tmp_path)
+    tuner, _ = drive(tmp_path)
+    assert sum(counts(record) for record in tuner.store.records()) == tuner.study.trials
 
 
 def test_a_study_of_another_format_says_what_to_do(tmp_path):
