@@ -13,6 +13,7 @@ import tomlkit
 from pydantic import Field, model_validator
 
 from search.record import COSTS, DIRECTIONS, LATENCIES, METRICS
+from search.run_config import Resources, RunConfig
 from search.space import (
     Space,
     check_conditions,
@@ -74,14 +75,6 @@ class Budget(Frozen):
         return {key: value for key, value in self.model_dump().items() if value is not None}
 
 
-class RunConfig(Frozen):
-    """How a study is run; nothing here changes a result."""
-
-    workers: int = Field(2, ge=1)
-    threads: int = Field(1, ge=1)  # torch threads of each worker
-    measure_frames: int = Field(128, ge=32)  # at their own pace, of a screening
-
-
 class SearchConfig(Frozen):
     """``auto``: a Gaussian process where no key is conditional and trials are at most 150, else TPE."""
 
@@ -105,6 +98,7 @@ class StudyDefinition(Frozen):
     enqueue: list[dict[str, Any]] = []  # settings to try first
     search: SearchConfig = SearchConfig()
     run: RunConfig = RunConfig()
+    resources: Resources = Resources()
 
     def identity(self, recordings: Mapping[str, str]) -> dict[str, str]:
         """Hash of each part that makes two studies the same; ``recordings`` by content, not by path."""

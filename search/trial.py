@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import field_serializer
 
 from search.device import DeviceProfile
+from search.run_config import Resources
 from search.study import StudyDefinition
 from sekd.config import Frozen
 from sekd.teacher_source import TeacherSource
@@ -28,6 +29,7 @@ class Job(Frozen):
     quality: str
     objectives: tuple[str, ...] = ()  # of the front that it may enter
     sweep: tuple[dict[str, Any], ...] = ()  # settings of the free keys, each a variant; none without free keys
+    resources: Resources = Resources()
 
 
 class Shared(Frozen):
@@ -83,4 +85,10 @@ def make_job(
         quality=study.objectives.quality,
         objectives=study.objectives.names,
         sweep=tuple(study.sweep),
+        resources=_resources(study),
     )
+
+
+def _resources(study: StudyDefinition) -> Resources:
+    given = study.resources
+    return given if given.cpus is not None else given.model_copy(update={"cpus": float(study.run.threads)})

@@ -30,6 +30,7 @@ class Died(NamedTuple):
     number: int
     reason: str
     disk_full: bool = False  # then it is the machine's fault, and trying again does not help
+    final: bool = False  # the backend has tried again as often as is worth it
 
 
 Event = Progress | Done | Died
@@ -42,11 +43,15 @@ class Backend(ABC):
 
     @abstractmethod
     def submit(self, job: Job) -> None:
-        """Starts ``job``; the caller keeps to ``slots``."""
+        """Starts ``job`` with its resources; the caller keeps to ``slots``."""
 
     @abstractmethod
     def collect(self, timeout_s: float) -> list[Event]:
         """What happened, waiting up to ``timeout_s`` for something to happen."""
+
+    @abstractmethod
+    def cancel(self, number: int) -> None:
+        """Ends one trial, which saves a checkpoint first if it can; no later event is of it."""
 
     @abstractmethod
     def stop(self, *, now: bool = False) -> None:

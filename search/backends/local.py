@@ -29,7 +29,7 @@ class LocalBackend(Backend):
         self._workers: list[_Worker] = []
 
     def submit(self, job: Job) -> None:
-        idle = next((worker for worker in self._workers if worker.number is None), None)
+        idle = next((worker for worker in self._workers if worker.number is None and not worker.cancelled), None)
         if idle is None:
             idle = _Worker(self._threads, self._logs / f"worker-{len(self._workers)}.log", self._events)
             self._workers.append(idle)
@@ -51,17 +51,27 @@ class LocalBackend(Backend):
         if line is None:
             self._workers = [other for other in self._workers if other is not worker]
             worker.close()
-            if worker.number is None:
+            if worker.number is None or worker.cancelled:
                 return []
             return [Died(worker.number, worker.how_it_ended())]
         reply = json.loads(line)
         number = reply["number"]
+        if worker.cancelled:
+            if "stage" not in reply:  # it was done before the signal came, and would wait for a next trial
+                worker.process.kill()
+            return []
         if "stage" in reply:
             return [Progress(number, reply["stage"], reply["share"])]
         worker.number = None
         if "died" in reply:
             return [Died(number, reply["died"], reply["disk_full"])]
         return [Done(number, TrialRecord.model_validate(reply["record"]))]
+
+    def cancel(self, number: int) -> None:
+        for worker in self._workers:
+            if worker.number == number:  # the process ends too: a SIGTERM that met it between two trials would stay
+                worker.cancelled = True
+                worker.process.send_signal(signal.SIGTERM)
 
     def stop(self, *, now: bool = False) -> None:
         for worker in self._workers:
@@ -81,6 +91,7 @@ class _Worker:
 
     def __init__(self, threads: int, log: Path, events: queue.Queue[tuple[_Worker, str | None]]) -> None:
         self.number: int | None = None
+        self.cancelled = False
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "a") as errors:
             self.process = subprocess.Popen(

@@ -28,5 +28,8 @@ class TableBackend(Backend):
         job = self._waiting.pop(0)
         return [Done(job.number, self._lookup(job))]
 
+    def cancel(self, number: int) -> None:
+        self._waiting = [job for job in self._waiting if job.number != number]
+
     def stop(self, *, now: bool = False) -> None:
         self._waiting.clear()

@@ -106,6 +106,18 @@ def test_a_killed_worker_is_told_and_replaced(tmp_path, cache, backend):
     assert isinstance(until(backend, ended), Done)
 
 
+def test_a_cancelled_trial_is_not_heard_of_again(tmp_path, cache, backend):
+    backend.submit(job(tmp_path, cache, steps=100_000))
+    until(backend, training)
+    (worker,) = backend._workers
+    backend.cancel(0)
+    backend.submit(job(tmp_path, cache, 1))
+    seen = []
+    until(backend, lambda event: seen.append(event) or isinstance(event, Done))
+    assert {event.number for event in seen} == {1}
+    assert worker.process.wait(10) == 0 and (tmp_path / "trials/0/checkpoint.pt").exists()
+
+
 def test_stopping_leaves_a_checkpoint_and_no_process(tmp_path, cache, backend):
     backend.submit(job(tmp_path, cache, steps=100_000))
     until(backend, training)
