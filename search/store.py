@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.device import had_kind
@@ -34,38 +32,6 @@ from sekd.errors import InputError
 
 FORMAT = 1  # of what we write into a study
 RECORD, IDENTITY, LATENCY = "sekd_record", "sekd_identity", "sekd_latency:"
-
-
-def open_storage(folder: Path, url: str | None = None) -> BaseStorage:
-    """The storage at ``url``, by default SQLite in the run folder.
-
-    Raises:
-        InputError: it cannot be opened or written.
-    """
-    if url is None:
-        database = folder / "study.db"
-        if not os.access(folder, os.W_OK) or (database.exists() and not os.access(database, os.W_OK)):
-            raise InputError(f"{folder}: the study cannot be written here")
-        url = f"sqlite:///{database}"
-    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            storage = RDBStorage(url, engine_kwargs=options)
-        if url.startswith("sqlite"):
-            with storage.engine.connect() as connection:  # stays with the file
-                connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))
-        return storage
-    except Exception as error:  # SQLAlchemy, Alembic and drivers each have their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{_no_password(url)}: cannot open the study's storage: {reason}") from error
-
-
-def _no_password(url: str) -> str:
-    try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return "storage"
 
 
 class Store:

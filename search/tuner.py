@@ -17,7 +17,8 @@ from search.ranking import keep_front, share_latency
 from search.record import AWAY, TrialRecord
 from search.sampler import lapsed
 from search.selection import fits, front_of, nearest_misses
-from search.store import Store, open_storage
+from search.storages import open_storage
+from search.store import Store
 from search.study import StudyDefinition, cache_folder
 from search.trial import Job, Shared, make_job
 from search.variants import flat, model_file, students

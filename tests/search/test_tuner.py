@@ -20,7 +20,8 @@ from search.backends.table import TableBackend
 from search.pareto import non_dominated
 from search.results import open_results, status_document
 from search.run_folder import driving, keep_definition
-from search.store import Store, open_storage
+from search.storages import open_storage
+from search.store import Store
 from search.study import read_study
 from search.tuner import NothingFits, Tuner, View, counts, exhausted
 from sekd.errors import InputError
