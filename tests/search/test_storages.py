@@ -237,16 +237,10 @@ def test_a_driver_goes_on_after_its_server_was_killed(tmp_path, postgres):
     assert story(drive(tmp_path, storage=url)[0]) == whole
 
 
-def test_several_may_make_one_storage_at_once(tmp_path, postgres_or_none):
-    for url in filter(None, [f"sqlite:///{tmp_path}/s.db", f"journal:///{tmp_path}/j", postgres_or_none]):
-        code = f"from search.storages import open_storage; open_storage({str(tmp_path)!r}, {url!r})"
-        together = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
-        for process in together:
-            assert process.communicate()[1] == b"" and process.returncode == 0
-
-
-@pytest.fixture
-def postgres_or_none(request):
-    from postgres import programs
-
-    return request.getfixturevalue("postgres").fresh() if programs() else None
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_may_make_one_storage_at_once(tmp_path, kind, places):
+    url = places(kind)
+    code = f"from search.storages import open_storage; open_storage({str(tmp_path)!r}, {url!r})"
+    together = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(2)]
+    for process in together:
+        assert process.communicate()[1] == b"" and process.returncode == 0
