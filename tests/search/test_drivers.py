@@ -160,7 +160,7 @@ def records(folder):
 def test_three_drivers_share_a_study(tmp_path):
     write_definition(tmp_path, {"trials": 24, "budget": {}, "run/workers": 2} | QUICK)
     (tmp_path / "run").mkdir()
-    drivers = [start(tmp_path, "--join", "0.1") for _ in range(3)]
+    drivers = [start(tmp_path, "--join", "--seconds", "0.1") for _ in range(3)]
     told = [events(driver) for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0, 0]
     began = [event for each in told for event in each if isinstance(event, dict)]
@@ -175,9 +175,9 @@ def test_three_drivers_share_a_study(tmp_path):
 def test_the_trials_of_a_dead_driver_are_taken_over(tmp_path):
     write_definition(tmp_path, {"trials": 6, "budget": {}} | QUICK)
     (tmp_path / "run").mkdir()
-    doomed = start(tmp_path, "--join", "600")
+    doomed = start(tmp_path, "--join", "--seconds", "600")
     stuck = first_trial(doomed)
-    helper = start(tmp_path, "--join", "0.05")
+    helper = start(tmp_path, "--join", "--seconds", "0.05")
     first_trial(helper)
     doomed.kill()
     doomed.communicate()
@@ -190,10 +190,10 @@ def test_the_trials_of_a_dead_driver_are_taken_over(tmp_path):
 def test_a_driver_that_slept_too_long_gives_up_what_was_taken(tmp_path):
     write_definition(tmp_path, {"trials": 5, "budget": {}} | QUICK)
     (tmp_path / "run").mkdir()
-    sleeper = start(tmp_path, "--join", "3")
+    sleeper = start(tmp_path, "--join", "--seconds", "3")
     taken = first_trial(sleeper)
     os.kill(sleeper.pid, signal.SIGSTOP)
-    helper = start(tmp_path, "--join", "0.05")
+    helper = start(tmp_path, "--join", "--seconds", "0.05")
     told = events(helper)
     assert taken in [event["began"] for event in told if isinstance(event, dict)]
     before = records(tmp_path)
