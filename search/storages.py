@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
@@ -20,6 +22,8 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, Prog
 from search.journal import open_journal
 from sekd.cache import write_json
 from sekd.errors import InputError, nearest
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # its news are not for the user
 
 SCHEMES = ("sqlite", "journal", "postgresql", "mysql")
 CONNECT_S = 10
@@ -165,8 +169,9 @@ def _journal(url: str, say: Callable[[str], None]) -> BaseStorage:
         raise InputError(f"{url}: write the journal's whole path, as in journal:///home/me/study.journal")
     try:
         return open_journal(path, say)
-    except OSError as error:
-        raise InputError(f"{url}: cannot open the study's storage: {error.strerror}") from error
+    except (OSError, StorageInternalError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{url}: cannot open the study's storage: {reason}") from error
 
 
 def _database(url: URL, options: dict[str, Any]) -> RDBStorage:

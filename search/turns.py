@@ -118,9 +118,11 @@ def _server(storage: RDBStorage, name: str) -> Iterator[None]:
         try:
             if "advisory" in take:
                 _let_go_of_the_dead(connection)
-            connection.execute(sqlalchemy.text(take), {"key": value})
+            taken = connection.execute(sqlalchemy.text(take), {"key": value}).scalar()
         except SQLAlchemyError as error:
             raise InputError(f"the study's storage failed: {reason_of(error, url)}") from None
+        if taken == 0 or taken is None:  # MySQL says so, PostgreSQL gives an empty text
+            raise InputError(f"the study's storage failed: the server refuses the lock '{name}'")
         yield
         try:
             kept = connection.execute(sqlalchemy.text(give_back), {"key": value}).scalar()
