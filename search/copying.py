@@ -13,7 +13,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from search.run_folder import driving
-from search.storages import open_storage, reason_of, remember, remembered, without_password
+from search.storage_urls import reason_of, without_password
+from search.storages import open_storage, remember, remembered
 from search.study import StudyDefinition, read_study
 from search.turns import one_at_a_time
 from sekd.errors import InputError
