@@ -13,12 +13,14 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from search.run_folder import driving
-from search.storages import open_storage, reason_of, remember, remembered, without_password
+from search.storage_urls import reason_of, without_password
+from search.storages import open_storage, remember, remembered
+from search.store import UNFINISHED
 from search.study import StudyDefinition, read_study
 from search.turns import one_at_a_time
 from sekd.errors import InputError
 
-MARK, UNFINISHED = "sekd_format", "a copy that was not finished"  # a Store opens no study under this mark
+MARK = "sekd_format"  # under UNFINISHED there, a Store opens no study
 
 
 class Copied(NamedTuple):

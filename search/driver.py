@@ -11,7 +11,7 @@ from search.backends.base import Backend
 from search.backends.local import LocalBackend
 from search.results import Results, open_results
 from search.run_folder import driving, keep_definition, start_run
-from search.storages import remember
+from search.storages import remember, remembered
 from search.study import StudyDefinition, find_definition
 from search.tuner import Tuner
 from search.view import View
@@ -72,14 +72,16 @@ def drive(
     """`launch` for the definition at ``path``, which may be a run's own; ``watch`` makes who is told of events."""
     study, folder = start_run(path)
     with closing(watch(study)) as view, driving(folder, join=options.join):
+        if options.storage is not None and remembered(folder) is None and not (folder / "study.db").exists():
+            remember(folder, options.storage)  # now: preparing may take long, and a kill must not lead elsewhere
         backend = make_backend(study, folder, options, callbacks)
         tuner = Tuner(
             study, folder, backend, view, storage=options.storage, torch_device=options.torch_device,
             force=options.force, trust_code=options.trust_code, join=options.join,
         )  # fmt: skip
-        keep_definition(path, folder)
         if options.storage is not None:
             remember(folder, options.storage)
+        keep_definition(path, folder)
         tuner.run(options.trials)
     return open_results(str(folder), storage=options.storage)
 

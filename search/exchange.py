@@ -10,7 +10,7 @@ from typing import TypeVar
 import optuna
 import sqlalchemy
 
-from search.storages import reason_of
+from search.storage_urls import reason_of
 from search.turns import TurnLost
 from sekd.errors import InputError
 

@@ -12,7 +12,7 @@ from search.labels import kind_of
 from search.pareto import hypervolume
 from search.record import LATENCIES, Kind, TrialRecord
 from search.selection import front_of
-from search.storages import open_storage
+from search.storages import open_storage, remembered
 from search.store import Store
 from search.study import StudyDefinition, name_of_device, read_study, run_folder
 from search.variants import flat, reference_for, students
@@ -64,7 +64,7 @@ def open_results(name: str, *, storage: str | None = None, device: str | None = 
     """
     folder = run_folder(name)
     study = read_study(folder / "definition.toml")
-    if storage is None and not (folder / "study.db").exists():
+    if storage is None and remembered(folder) is None and not (folder / "study.db").exists():
         raise InputError(f"{folder}: no study.db here yet: launch the study first")
     store = Store(study, open_storage(folder, storage))
     trials = store.records()

@@ -23,6 +23,7 @@ from sekd.errors import InputError
 
 FORMAT = 2  # of what we write into a study
 READABLE = (None, 1, 2)  # none: a kill came between making the study and marking it
+UNFINISHED = "a copy that was not finished"  # in place of the format
 RECORD, IDENTITY, OWNER = "sekd_record", "sekd_identity", "sekd_driver"
 
 Result = TypeVar("Result")
@@ -76,6 +77,8 @@ class Store:
         self._proposer = Proposer(study)
         self._read = False
         written = self.noted("sekd_format")
+        if written == UNFINISHED:
+            raise InputError(f"study '{study.name}' in this storage is {UNFINISHED}: run sekd copy again")
         if written not in READABLE:
             raise InputError(
                 f"study '{study.name}' was written in format {written}, this version reads format {FORMAT}: "

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.storages import reason_of, without_password
+from search.storage_urls import reason_of, without_password
 from sekd.errors import InputError
 
 _held: set[tuple[int, str, str]] = set()
@@ -113,7 +113,9 @@ def _server(storage: RDBStorage, name: str) -> Iterator[None]:
     with engine.connect() as connection:
         if "advisory" in take:
             _let_go_of_the_dead(connection)
-        connection.execute(sqlalchemy.text(take), {"key": value})
+        taken = connection.execute(sqlalchemy.text(take), {"key": value}).scalar()
+        if taken == 0 or taken is None:  # MySQL says so, PostgreSQL gives an empty text
+            raise InputError(f"the study's storage failed: the server refuses the lock '{name}'")
         yield
         try:
             kept = connection.execute(sqlalchemy.text(give_back), {"key": value}).scalar()

@@ -33,8 +33,10 @@ def test_layers_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_only_the_sampler_and_the_store_import_optuna():
-    assert importers("optuna") == {"search/sampler.py", "search/store.py"}
+def test_optuna_is_known_to_what_proposes_and_what_stores():
+    proposing = {"search/sampler.py", "search/proposals.py"}
+    storing = {f"search/{name}.py" for name in ("store", "exchange", "storages", "journal", "turns", "copying")}
+    assert importers("optuna") == proposing | storing
 
 
 def test_ray_is_imported_by_its_backend_alone():

@@ -161,6 +161,8 @@ def test_a_living_process_that_keeps_the_lock_is_told_of(tmp_path, monkeypatch):
     try:
         with pytest.raises(InputError, match="storage failed: .*j.flock: another process has held it"):
             store.note("x", 1)
+        with pytest.raises(InputError, match="cannot open the study's storage: .*another process has held it"):
+            open_storage(tmp_path, url)
     finally:
         holder.kill()
         holder.communicate()

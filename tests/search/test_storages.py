@@ -15,7 +15,8 @@ from drive_table import drive
 
 import search.store
 from search.copying import copy_study
-from search.storages import open_storage, remember, remembered, without_password
+from search.storage_urls import without_password
+from search.storages import open_storage, remember, remembered
 from search.store import Store
 from search.study import read_study
 from sekd.errors import InputError
