@@ -34,6 +34,8 @@ def exchange(work: Callable[[], Result], say: Say = lambda line: None, *, patien
                 warnings.simplefilter("ignore")
                 return work()
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError, TurnLost) as error:
+            if isinstance(error, OSError) and error.errno is None:  # not the system's word on a file
+                raise
             reason = reason_of(error.__cause__ or error)
             if not _is_away(error) or (ends is not None and time.monotonic() > ends):
                 raise InputError(

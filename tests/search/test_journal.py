@@ -192,7 +192,7 @@ def test_a_full_disk_tears_nothing_for_good(tmp_path, monkeypatch):
     real = os.fsync
 
     def full(descriptor):
-        if next(calls) == 40:
+        if next(calls) == 18:
             with open(tmp_path / "study.journal", "r+b") as file:  # half of the write arrived
                 file.truncate(file.seek(0, os.SEEK_END) - 20)
             raise OSError(28, "No space left on device")
