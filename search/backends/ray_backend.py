@@ -107,7 +107,7 @@ class RayBackend(Backend):
                     stop=_Stop(self._jobs),
                     callbacks=[_Ears(self._keys, self._events, self._folder / "logs" / "ray.log"), *callbacks],
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
-                    checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                    checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
                     verbose=0,
                 ),
             ).fit()

@@ -8,12 +8,12 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._raylet import AuthenticationTokenLoader, Config
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.backends.ray_trial import this_node
@@ -41,6 +41,7 @@ class Cluster:
             InputError: there is no such cluster, or it is reached in a way that Tune cannot use.
         """
         self._temp: Path | None = None
+        self._own_token = False
         self._joined_before = ray.is_initialized()  # by a person's own program: theirs to end
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
@@ -55,17 +56,17 @@ class Cluster:
         cores = len(os.sched_getaffinity(0))
         at_once = workers or max(1, int(cores // cpus_of(resources)))
         folder = self._temp = temp or Path(tempfile.mkdtemp(prefix="sekd-ray-"))
-        with _token_of_our_own():
-            ray.init(
-                num_cpus=max(cores, math.ceil(at_once * cpus_of(resources))),
-                resources={name: amount * at_once for name, amount in resources.custom.items()} or None,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-            )
+        self._own_token = _token_of_our_own()
+        ray.init(
+            num_cpus=max(cores, math.ceil(at_once * cpus_of(resources))),
+            resources={name: amount * at_once for name, amount in resources.custom.items()} or None,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
 
     def close(self) -> None:
         if self._joined_before:
@@ -73,6 +74,11 @@ class Cluster:
         ray.shutdown()
         if self._temp is not None:
             shutil.rmtree(self._temp, ignore_errors=True)
+            self._temp = None
+        if self._own_token:
+            self._own_token = False
+            del os.environ["RAY_AUTH_TOKEN"], os.environ["RAY_AUTH_MODE"]
+            _read_authentication()
 
 
 def _join(address: str) -> None:
@@ -81,24 +87,28 @@ def _join(address: str) -> None:
             f"--address {address}: Tune's callbacks and our files need a driver inside the cluster; give the address of "
             "its head as host:6379, or start the driver there: ray job submit -- sekd launch ... (docs/clusters.md)"
         )
+    _read_authentication()
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # Ray does so for clusters that it starts alone
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there: {str(error).splitlines()[0]}") from error
+        told = str(error).splitlines()[0]
+        raise InputError(f"--address {address}: no cluster there that takes our RAY_AUTH_TOKEN: {told}") from error
 
 
-@contextmanager
-def _token_of_our_own() -> Iterator[None]:
+def _token_of_our_own() -> bool:
     """A cluster that others on this machine cannot use, without writing to the user's home as Ray would."""
-    if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-        yield  # decided already
-        return
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    os.environ["RAY_AUTH_MODE"] = "token"
-    from ray._raylet import Config
+    if any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return False  # decided already
+    os.environ |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_MODE": "token"}
+    _read_authentication()
+    return True
 
-    Config.initialize("")  # else Ray goes by the mode at its import
-    yield
+
+def _read_authentication() -> None:
+    """Ray goes by what stood in the environment at its import."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def cpus_of(resources: Resources) -> float:

@@ -10,13 +10,14 @@ from search.backends.base import Done
 from search.run_config import Resources
 
 # Ray's own: it leaves sockets and files to the end of its processes, and calls parts of numpy and pandas as of old.
-pytestmark = [
+IGNORED = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore::UserWarning:ray"),
 ]
+pytestmark = IGNORED
 
 
 def make(folder, **options):
@@ -27,7 +28,12 @@ def make(folder, **options):
 
 def actors():
     """Processes of trials, by the names that Ray gives them."""
-    return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if b"TrialOnNode" in _read(p)]
+    return processes(b"ray::TrialOnNode") + processes(b"ray::ResourceTrainable")
+
+
+def processes(*names):
+    found = [file for file in Path("/proc").glob("[0-9]*/cmdline") if any(name in _read(file) for name in names)]
+    return [int(file.parent.name) for file in found]
 
 
 def _read(path):
@@ -63,19 +69,15 @@ def test_a_trial_through_tune_and_nothing_left_of_ray(tmp_path):
     try:
         backend.submit(job(tmp_path, tmp_path / "cache"))
         done = until(backend, ended)
-        running = ray_processes()
+        running = processes(b"raylet", b"gcs_server")
     finally:
         backend.stop(now=True)
     assert isinstance(done, Done) and done.record.status == "COMPLETE"
-    assert running and not ray_processes()
+    assert running and not set(running) & set(processes(b"raylet", b"gcs_server"))
     figures = {name: value for file in (tmp_path / "ray").rglob("events.out*") for name, value in scalars(file)}
     assert figures["ray/tune/scores/pesq_wb"] == pytest.approx(done.record.scores["pesq_wb"].mean)
     assert figures["ray/tune/cost/macs_per_s"] == pytest.approx(done.record.cost.macs_per_s)
     assert figures["ray/tune/share"] == 1
-
-
-def ray_processes():
-    return [p.parent.name for p in Path("/proc").glob("[0-9]*/cmdline") if b"raylet" in _read(p) or b"gcs_server" in _read(p)]
 
 
 def scalars(path):
