@@ -117,7 +117,9 @@ class RayBackend(Backend):
 
     def submit(self, job: Job) -> None:
         if job.shared.torch_device.startswith("cuda") and not self._resources.gpus:
-            raise InputError("--torch-device cuda on Ray needs gpus in the study's [resources]: a trial sees no other GPU")
+            raise InputError(
+                "--torch-device cuda on Ray needs gpus in the study's [resources]: a trial sees no other GPU"
+            )
         self._jobs.put(job)
 
     def collect(self, timeout_s: float) -> list[Event]:
@@ -137,7 +139,9 @@ class RayBackend(Backend):
         self._events.put(None)  # it holds for the next call too
         if events:
             return events
-        told = f"{type(self._lost).__name__}: {self._lost}".strip().splitlines()[-1] if self._lost else "its run is over"
+        told = (
+            f"{type(self._lost).__name__}: {self._lost}".strip().splitlines()[-1] if self._lost else "its run is over"
+        )
         raise InputError(f"Ray Tune ended: {told}; every finished trial is on record: resume the study")
 
     def cancel(self, number: int) -> None:

@@ -84,8 +84,8 @@ class Cluster:
 def _join(address: str) -> None:
     if address.startswith("ray://"):
         raise InputError(
-            f"--address {address}: Tune's callbacks and our files need a driver inside the cluster; give the address of "
-            "its head as host:6379, or start the driver there: ray job submit -- sekd launch ... (docs/clusters.md)"
+            f"--address {address}: Tune's callbacks and our files need a driver inside the cluster; give the "
+            "address of its head as host:6379, or start the driver there: ray job submit -- sekd launch ... (docs/clusters.md)"
         )
     _read_authentication()
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # Ray does so for clusters that it starts alone

@@ -75,7 +75,9 @@ class Home:
         root = self._allowed(path)
         if root.is_file():
             return [(".", root.stat().st_size)]
-        return [(str(file.relative_to(root)), file.stat().st_size) for file in sorted(root.rglob("*")) if file.is_file()]
+        return [
+            (str(file.relative_to(root)), file.stat().st_size) for file in sorted(root.rglob("*")) if file.is_file()
+        ]
 
     def read(self, path: Path, start: int) -> bytes:
         with open(self._allowed(path), "rb") as file:

@@ -207,7 +207,9 @@ def require_same(driver: dict[str, str], node: dict[str, str], job: Job | None =
     """
     for key in ("sekd core", "torch", "python"):
         if driver[key] != node[key]:
-            raise InputError(f"node {node['host']} has {key} {node[key]}, the driver has {driver[key]}: install the same")
+            raise InputError(
+                f"node {node['host']} has {key} {node[key]}, the driver has {driver[key]}: install the same"
+            )
     if job is not None and job.shared.latency_wanted and job.shared.device.latency == "local":
         require_one_machine(driver, node, job.shared.device.name)
 
@@ -237,4 +239,6 @@ def _require_recordings(place: Place) -> None:
     for key in ("manifest", "clean", "noise"):
         path = train.get(key)
         if isinstance(path, str) and path != DEMO and not Path(path).exists():
-            raise InputError(f"{path}: not on node {platform.node()}: mount recordings there, or give the study a teacher")
+            raise InputError(
+                f"{path}: not on node {platform.node()}: mount recordings there, or give the study a teacher"
+            )

@@ -13,7 +13,7 @@ HEAD = "10.214.7.1"
 
 
 class Nodes:
-    """``count`` nodes of one CPU each, which see nothing of the folders ``hidden``; raises OSError where not allowed."""
+    """``count`` nodes of one CPU each, blind to the folders ``hidden``; raises OSError where not allowed."""
 
     def __init__(self, temp, count, hidden=()):
         self.temp, self.count, self.hidden = temp, count, hidden
@@ -60,7 +60,11 @@ class Nodes:
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
         with open(self.temp / f"{address}.log", "w") as log:
             process = subprocess.Popen(
-                [*within, *command], stdout=log, stderr=log, env=os.environ | secret | environment, start_new_session=True
+                [*within, *command],
+                stdout=log,
+                stderr=log,
+                env=os.environ | secret | environment,
+                start_new_session=True,
             )
         self._nodes.append(process)
         ends = time.monotonic() + 60

@@ -1,13 +1,19 @@
 """Trials through Ray Tune on this machine: the contract of every backend, and what Tune's users expect."""
 
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from backend_contract import TrainingContract, ended, job, until
+import torch
+from backend_contract import ENDLESS, TrainingContract, ended, job, training, until
 
 from search.backends.base import Done
+from search.backends.ray_trial import require_one_machine, require_same
 from search.run_config import Resources
+from sekd.errors import InputError
 
 # Ray's own: it leaves sockets and files to the end of its processes, and calls parts of numpy and pandas as of old.
 IGNORED = [
@@ -29,6 +35,77 @@ def make(folder, **options):
 def actors():
     """Processes of trials, by the names that Ray gives them."""
     return processes(b"ray::TrialOnNode") + processes(b"ray::ResourceTrainable")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.slow
+def test_a_run_of_tune_that_ends_early_is_an_error_and_no_waiting(tmp_path, cache):
+    from ray import tune
+
+    class Broken(tune.Callback):
+        def on_trial_result(self, *_, **__):
+            raise RuntimeError("a callback of somebody's")
+
+    backend = make(tmp_path, callbacks=[Broken()])
+    try:
+        backend.submit(job(tmp_path, cache))
+        with pytest.raises(InputError, match="Ray Tune ended: .*a callback of somebody's"):
+            until(backend, lambda event: False)
+    finally:
+        backend.stop(now=True)
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from search.backends.ray_backend import RayBackend
+from search.run_config import Resources
+from search.trial import Job
+backend = RayBackend(1, Path(sys.argv[1]), Resources(cpus=1))
+backend.submit(Job.model_validate_json(sys.stdin.read()))
+while True:
+    backend.collect(timeout_s=1.0)
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_loses_only_work_since_the_checkpoint(tmp_path, cache):
+    made, checkpoint = job(tmp_path, cache, steps=ENDLESS), tmp_path / "trials/0/checkpoint.pt"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdin=subprocess.PIPE, text=True)
+    with driver.stdin as pipe:
+        pipe.write(made.model_dump_json())
+    ends = time.monotonic() + 90
+    while not checkpoint.exists() and time.monotonic() < ends:
+        time.sleep(0.2)
+    step = torch.load(checkpoint, weights_only=True)["step"]
+    driver.kill()
+    driver.wait()
+    backend = make(tmp_path)  # at once: the trial may still be running, and holds its folder until it is gone
+    try:
+        backend.submit(made)
+        assert until(backend, training).share > step / ENDLESS
+        assert len(actors()) == 1
+    finally:
+        backend.stop(now=True)
+
+
+def test_nodes_that_differ_are_refused():
+    node = {"sekd core": "2", "torch": "2.11.0", "python": "3.11", "boot": "b", "host": "node7"}
+    require_same(node, node)
+    with pytest.raises(InputError, match="^node node7 has torch 2.11.0, the driver has 2.10.0: install the same$"):
+        require_same(node | {"torch": "2.10.0"}, node)
+    require_one_machine(node, node, "x86-1core")
+    with pytest.raises(InputError, match="node7 is another machine than the driver's: latencies would mix"):
+        require_one_machine(node | {"boot": "a"}, node, "x86-1core")
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="ray job submit"):
+        make(tmp_path, address="ray://127.0.0.1:1")
 
 
 def processes(*names):
