@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.backends.ray_trial import this_node
@@ -47,6 +47,8 @@ class Cluster:
             os.environ.setdefault(name, value)
         if self._joined_before:
             return
+        # What raylets say of each other is printed on stdout whatever log_to_driver is, and --json owns that.
+        ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None  # type: ignore[assignment]
         if address is None:
             self._start(resources, workers, temp)
         else:
@@ -85,9 +87,11 @@ def _join(address: str) -> None:
     if address.startswith("ray://"):
         raise InputError(
             f"--address {address}: Tune's callbacks and our files need a driver inside the cluster; give the "
-            "address of its head as host:6379, or start the driver there: ray job submit -- sekd launch ... (docs/clusters.md)"
+            "address of its head as host:6379, or start the driver there: ray job submit -- sekd launch ... "
+            "(docs/clusters.md)"
         )
     _read_authentication()
+    logging.getLogger("ray").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # Ray does so for clusters that it starts alone
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -97,6 +97,13 @@ class Home:
         if last:
             partial.replace(target)
 
+    def keep_only(self, folder: Path, names: set[str]) -> None:
+        """Removes files of a trial that its node has none of any more: a checkpoint, once the training is over."""
+        root = self._allowed(folder, within=self._run / "trials")
+        for file in [file for file in root.rglob("*") if file.is_file() and _travels(file)]:
+            if str(file.relative_to(root)) not in names:
+                file.unlink()
+
     def _allowed(self, path: Path, within: Path | None = None) -> Path:
         real = path.resolve()
         roots = self._readable if within is None else {within}
@@ -240,6 +247,7 @@ def send_folder(home: Any, place: Place) -> None:
     files = [file for file in folder.rglob("*") if file.is_file() and _travels(file)]
     for file in sorted(files, key=lambda file: file.name == "result.json"):
         send(home, file, place.home / file.relative_to(folder))
+    ray.get(home.keep_only.remote(place.home, {str(file.relative_to(folder)) for file in files}))
     measured = place.home.parent.parent / "measured"
     known = {name for name, _ in ray.get(home.listing.remote(measured))}
     _send_new(home, place.job.shared.measured, measured, known)

@@ -176,7 +176,7 @@ class Work:
 
 def figures(record: TrialRecord, job: Job) -> dict[str, Any]:
     """What a person watches in TensorBoard: numbers alone, under the names of the record."""
-    scores = {name: score.mean for name, score in record.scores.items() if score.mean is not None}
+    scores = {name: score.mean for name, score in record.scores.items() if score is not None and score.mean is not None}
     cost = {k: v for k, v in (record.cost.model_dump() if record.cost else {}).items() if isinstance(v, int | float)}
     latency = {name: value.get("p50_ms") for name, value in record.latency.items()}
     seconds = {k: v for k, v in record.seconds.model_dump().items() if v is not None}

@@ -58,6 +58,7 @@ class Nodes:
         if "--head" in options:
             command += [f"--temp-dir={self.temp}", "--include-dashboard=false"]
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        secret |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}  # a death shows sooner
         with open(self.temp / f"{address}.log", "w") as log:
             process = subprocess.Popen(
                 [*within, *command],
@@ -75,7 +76,7 @@ class Nodes:
 
     def __exit__(self, *_):
         for node in reversed(self._nodes):
-            for pid in _family(node.pid):
+            for pid in family_of(node.pid):
                 _kill(pid)
             node.wait()
         for space in self._spaces:
@@ -83,7 +84,7 @@ class Nodes:
         subprocess.run(["ip", "link", "del", self._bridge], capture_output=True)
 
 
-def _family(root):
+def family_of(root):
     """Process ``root`` and all below it."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

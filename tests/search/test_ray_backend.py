@@ -1,5 +1,7 @@
 """Trials through Ray Tune on this machine: the contract of every backend, and what Tune's users expect."""
 
+import gc
+import os
 import struct
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from backend_contract import ENDLESS, TrainingContract, ended, job, training, until
+from ray_nodes import family_of
 
 from search.backends.base import Done
 from search.backends.ray_trial import require_one_machine, require_same
@@ -34,7 +37,7 @@ def make(folder, **options):
 
 def actors():
     """Processes of trials, by the names that Ray gives them."""
-    return processes(b"ray::TrialOnNode") + processes(b"ray::ResourceTrainable")
+    return processes(b"ray::TrialOnNode", b"ray::ResourceTrainable")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,8 @@ def test_a_run_of_tune_that_ends_early_is_an_error_and_no_waiting(tmp_path, cach
             until(backend, lambda event: False)
     finally:
         backend.stop(now=True)
+    del backend
+    gc.collect()  # Tune left its loggers open
 
 
 DRIVER = """
@@ -109,8 +114,9 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
 
 
 def processes(*names):
-    found = [file for file in Path("/proc").glob("[0-9]*/cmdline") if any(name in _read(file) for name in names)]
-    return [int(file.parent.name) for file in found]
+    """Of this test's own, by what their command line holds."""
+    family = set(family_of(os.getpid()))
+    return [pid for pid in family if any(name in _read(Path(f"/proc/{pid}/cmdline")) for name in names)]
 
 
 def _read(path):
