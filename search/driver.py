@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 from search.backends.base import Backend
 from search.backends.local import LocalBackend
+from search.device import load_device
+from search.preflight import wants_latency
 from search.results import Results, open_results
 from search.run_folder import driving, keep_definition, start_run
 from search.storages import remember, remembered
 from search.study import StudyDefinition, find_definition
 from search.tuner import Tuner
 from search.view import View
-from sekd.config import Frozen
+from sekd.config import Frozen, parse
 from sekd.errors import InputError
 
 
@@ -59,7 +61,7 @@ def launch(study: str | Path, *, callbacks: Sequence[Any] = (), **options: Any) 
         NothingFits: the search ended without one student within the budget.
         Interrupted: Ctrl-C came; what was finished is on record.
     """
-    return drive(find_definition(str(study)), RunOptions(**options), callbacks=callbacks)
+    return drive(find_definition(str(study)), parse(RunOptions, options, "launch"), callbacks=callbacks)
 
 
 def drive(
@@ -75,14 +77,17 @@ def drive(
         if options.storage is not None and remembered(folder) is None and not (folder / "study.db").exists():
             remember(folder, options.storage)  # now: preparing may take long, and a kill must not lead elsewhere
         backend = make_backend(study, folder, options, callbacks)
-        tuner = Tuner(
-            study, folder, backend, view, storage=options.storage, torch_device=options.torch_device,
-            force=options.force, trust_code=options.trust_code, join=options.join,
-        )  # fmt: skip
-        if options.storage is not None:
-            remember(folder, options.storage)
-        keep_definition(path, folder)
-        tuner.run(options.trials)
+        try:
+            tuner = Tuner(
+                study, folder, backend, view, storage=options.storage, torch_device=options.torch_device,
+                force=options.force, trust_code=options.trust_code, join=options.join,
+            )  # fmt: skip
+            if options.storage is not None:
+                remember(folder, options.storage)
+            keep_definition(path, folder)
+            tuner.run(options.trials)
+        finally:
+            backend.stop(now=True)
     return open_results(str(folder), storage=options.storage)
 
 
@@ -95,9 +100,11 @@ def make_backend(study: StudyDefinition, folder: Path, options: RunOptions, call
     if options.backend == "ray":
         from search.backends.ray_backend import RayBackend  # late: it takes a second to import
 
+        measured = [load_device(name) for name in (study.device, *study.also_on)] if wants_latency(study) else []
         return RayBackend(
-            options.workers, folder, study.trial_resources, address=options.address,
-            storage_path=options.ray_storage, callbacks=callbacks,
+            options.workers if options.address else options.workers or study.run.workers, folder,
+            study.trial_resources, address=options.address, storage_path=options.ray_storage, callbacks=callbacks,
+            devices=measured,
         )  # fmt: skip
     for name in ("address", "ray_storage"):
         if getattr(options, name) is not None:
