@@ -10,7 +10,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.device import had_kind
 from search.record import TrialRecord
-from search.sampler import constraints, distributions, filled, kind_of, lapsed, propose, stored, told, twin_of
+from search.sampler import (
+    constraints,
+    distributions,
+    filled,
+    kind_of,
+    lapsed,
+    needs_worst,
+    propose,
+    stored,
+    told,
+    twin_of,
+)
 from search.study import StudyDefinition
 from search.variants import Speakers, flat
 
@@ -36,7 +47,8 @@ class Proposer:
         """
         number, first = len(trials), self._study.first()
         known = {record.number: record for record in records}
-        heard, students = self.heard(records, unprocessed), flat(records)
+        heard = self.heard(records, unprocessed)
+        students = flat(records) if kind_of(self._study) == "gp" else []
         standing = [t for t in trials if t.number not in known or not self.lapsed(known[t.number])]
         twin = twin_of(self._study, number, [self._as_today(t, heard.get(t.number), students) for t in standing])
         if number < len(first):
@@ -63,8 +75,8 @@ class Proposer:
         known = self._today.get(trial.number)
         if known is None or known[0] is not record:
             made = as_today(trial, record, students, self._study)
-            if record is not None and record.status != "COMPLETE" and kind_of(self._study) == "gp":
-                return made  # told the worst seen, which changes
+            if record is not None and needs_worst(record, self._study):
+                return made  # that changes
             known = self._today[trial.number] = record, made
         return known[1]
 

@@ -146,10 +146,17 @@ def told(record: TrialRecord, study: StudyDefinition, known: Sequence[TrialRecor
         return Told(state.COMPLETE, [float(value) for value in figures if value is not None])
     if record.status in ("FAILED", "RUNNING"):
         return Told(state.FAIL, None)
-    if kind_of(study) != "gp":
+    if not needs_worst(record, study):
         return Told(state.PRUNED, None)
     worst = [_worst(name, study, known) for name in study.objectives.names]
     return Told(state.COMPLETE, [w if value is None else float(value) for value, w in zip(figures, worst, strict=True)])
+
+
+def needs_worst(record: TrialRecord, study: StudyDefinition) -> bool:
+    """Whether what is told of ``record`` depends on the others: the Gaussian process hears the worst of all seen."""
+    figures = [_value(record, name, study) for name in study.objectives.names]
+    whole = record.status == "COMPLETE" and None not in figures
+    return kind_of(study) == "gp" and not whole and record.status not in ("FAILED", "RUNNING")
 
 
 def _value(record: TrialRecord, name: str, study: StudyDefinition) -> float | None:

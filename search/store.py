@@ -15,7 +15,7 @@ from search.exchange import PATIENCE_S, Say, exchange
 from search.later import LATENCY_OF, PREFIXES, Later, key_of
 from search.proposals import Proposer, whole
 from search.record import TrialRecord
-from search.sampler import constraints, suggest, told
+from search.sampler import constraints, needs_worst, suggest, told
 from search.study import StudyDefinition
 from search.turns import one_at_a_time
 from search.variants import flat
@@ -304,5 +304,6 @@ class Store:
         speaker = self._proposer.heard([*known, record], self._unprocessed)[record.number]
         for key, value in constraints(speaker, self.definition).items():
             trial.set_constraint(key, value)
-        state, values = told(speaker, self.definition, flat(known))
+        others = flat(known) if needs_worst(speaker, self.definition) else []
+        state, values = told(speaker, self.definition, others)
         self._study.tell(record.number, values, state=state)
