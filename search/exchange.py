@@ -21,13 +21,14 @@ Result = TypeVar("Result")
 Say = Callable[[str], None]
 
 
-def exchange(work: Callable[[], Result], say: Say = lambda line: None, *, patience_s: float = PATIENCE_S) -> Result:
+def exchange(work: Callable[[], Result], say: Say = lambda line: None, *, patience_s: float | None = None) -> Result:
     """What ``work`` gives; done again while the server of the storage is away, so it must bear being cut anywhere.
 
     Raises:
         InputError: the storage failed for good, as on a full disk.
     """
     ends: float | None = None
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     while True:
         try:
             with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.ends import counts
-from search.exchange import PATIENCE_S, Say, exchange
+from search.exchange import Say, exchange
 from search.later import LATENCY_OF, PREFIXES, Later, key_of
 from search.proposals import Proposer, whole
 from search.record import TrialRecord
@@ -97,7 +97,7 @@ class Store:
         store.note("sekd_format", FORMAT)
         return store
 
-    def _exchange(self, work: Callable[[], Result], patience_s: float = PATIENCE_S) -> Result:
+    def _exchange(self, work: Callable[[], Result], patience_s: float | None = None) -> Result:
         return exchange(work, self._say, patience_s=patience_s)
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
@@ -177,7 +177,7 @@ class Store:
         for (number, variant), latency in latencies.items():
             self.note(f"{LATENCY_OF}{device}:{key_of(number, variant)}", dict(latency))
 
-    def note(self, key: str, value: Any, *, patience_s: float = PATIENCE_S) -> None:
+    def note(self, key: str, value: Any, *, patience_s: float | None = None) -> None:
         """A fact about the whole study, such as what unprocessed audio scores."""
         self._exchange(lambda: self._study.set_user_attr(key, value), patience_s)
         self._notes = {**self._notes, key: value}

@@ -19,6 +19,7 @@ from search.storage_urls import without_password
 from search.storages import open_storage, remember, remembered
 from search.store import Store
 from search.study import read_study
+from search.view import View
 from sekd.errors import InputError
 
 KINDS = ["sqlite", "journal", pytest.param("postgresql", marks=pytest.mark.services)]
@@ -218,7 +219,45 @@ def test_the_password_comes_from_the_environment(tmp_path, postgres, monkeypatch
 
 
 @pytest.mark.services
-def test_a_driver_goes_on_after_its_server_was_killed(tmp_path, postgres):
+def test_a_driver_waits_for_a_server_that_is_restarted(tmp_path, postgres):
+    url, said = postgres.fresh(), []
+    write_definition(tmp_path / "whole", {"trials": 8})
+    whole = story(drive(tmp_path / "whole")[0])
+    write_definition(tmp_path, {"trials": 8})
+
+    class Listens(View):
+        def say(self, line):
+            said.append(line)
+            if "is away" in line:
+                postgres.start()
+
+    def breaks(job):
+        if job.number in (2, 5):
+            postgres.kill()
+        return recorded(job)
+
+    assert story(drive(tmp_path, lookup=breaks, storage=url, view=Listens())[0]) == whole
+    assert sum("the study's storage is away" in line for line in said) == 2
+
+
+@pytest.mark.services
+def test_three_drivers_share_a_study_on_a_server(tmp_path, postgres):
+    from test_drivers import check_shared, start
+
+    write_definition(tmp_path, {"trials": 24, "budget": {}, "run/heartbeat_s": 0.3, "run/lapse_s": 20})
+    (tmp_path / "run").mkdir()
+    url = postgres.fresh()
+    drivers = [start(tmp_path, "--join", "--seconds", "0.2", "--storage", url) for _ in range(3)]
+    time.sleep(8)
+    postgres.kill()
+    time.sleep(1)
+    postgres.start()
+    check_shared(drivers, lambda: records(tmp_path, url), 24)
+
+
+@pytest.mark.services
+def test_a_driver_goes_on_after_its_server_was_killed(tmp_path, postgres, monkeypatch):
+    monkeypatch.setattr("search.exchange.PATIENCE_S", 2.0)
     url = postgres.fresh()
     write_definition(tmp_path / "whole", {"trials": 8})
     whole = story(drive(tmp_path / "whole")[0])
