@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from search.drivers import Roll
 from search.run_folder import driving
 from search.storage_urls import reason_of, without_password
 from search.storages import open_storage, remember, remembered
@@ -32,7 +33,23 @@ class Copied(NamedTuple):
     target: str
 
 
-def copy_study(folder: Path, to: str, *, storage: str | None = None) -> Copied:
+class _Notes(NamedTuple):
+    """The attributes of a study, for the roll of its drivers to read."""
+
+    storage: BaseStorage
+    study: int
+
+    def notes(self, prefix: str) -> dict[str, Any]:
+        found = self.storage.get_study_user_attrs(self.study)
+        return {key: value for key, value in found.items() if key.startswith(prefix)}
+
+    def note(self, key: str, value: Any, *, patience_s: float | None = None) -> None:
+        raise NotImplementedError("a copy drives nothing")
+
+
+def copy_study(
+    folder: Path, to: str, *, storage: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> Copied:
     """Copies the study of the run in ``folder`` to the storage ``to``, which the run then remembers as its own.
 
     Every trial keeps its number, state and times, waiting and running ones too. The copy bears a mark that no
@@ -56,12 +73,12 @@ def copy_study(folder: Path, to: str, *, storage: str | None = None) -> Copied:
         if own == without_password(to):
             raise InputError(f"{own}: the study is there already: name another database or file")
         with one_at_a_time(target, f"copy {study.name}"):
-            trials = _copy(study, source, target)
+            trials = _copy(study, source, target, say)
         remember(folder, to)
     return Copied(study.name, trials, own, without_password(to))
 
 
-def _copy(study: StudyDefinition, source: BaseStorage, target: BaseStorage) -> int:
+def _copy(study: StudyDefinition, source: BaseStorage, target: BaseStorage, say: Callable[[str], None]) -> int:
     try:
         origin = source.get_study_id_from_name(study.name)
     except KeyError:
@@ -69,7 +86,8 @@ def _copy(study: StudyDefinition, source: BaseStorage, target: BaseStorage) -> i
     attributes = source.get_study_user_attrs(origin)
     if attributes.get(MARK) == UNFINISHED:
         raise InputError(f"study '{study.name}' is itself {UNFINISHED} there: copy from where it came from")
-    # Read once: drivers elsewhere that go on writing make no copy of two moments.
+    Roll(_Notes(source, origin), study.run).require_alone(say)
+    # Read once: whoever goes on writing makes no copy of two moments.
     trials = source.get_all_trials(origin, deepcopy=False)
     if _is_there(study.name, target, trials, attributes):
         return len(trials)

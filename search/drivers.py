@@ -77,7 +77,7 @@ def is_over(driver: Driver) -> bool | None:
 class Board(Protocol):
     """Where drivers read of each other: the study's attributes."""
 
-    def note(self, key: str, value: Any, *, patience_s: float = ...) -> None:
+    def note(self, key: str, value: Any, *, patience_s: float | None = ...) -> None:
         """Writes one."""
 
     def notes(self, prefix: str) -> Mapping[str, Any]:
@@ -121,8 +121,8 @@ class Roll:
         """Whether the driver of that id may still be at a trial; nobody's trials are nobody's."""
         return owner == self.me.id or any(driver.id == owner for driver in self.others())
 
-    def require_alone(self, say: Callable[[str], None]) -> None:
-        """Waits until every other driver is known to be dead or alive.
+    def require_alone(self, say: Callable[[str], None], hint: str = "") -> None:
+        """Waits until every other driver is known to be dead or alive; ``hint`` says what there is to do.
 
         Raises:
             InputError: one is alive; names it.
@@ -132,7 +132,7 @@ class Roll:
         while others := self.others():
             alive = [driver for driver in others if is_over(driver) is False or driver.beat != first.get(driver.id)]
             if alive:
-                raise InputError(f"another driver is at work: {alive[0]}; use --join to work beside it")
+                raise InputError(f"another driver is at work: {alive[0]}{hint}")
             if not told:
                 say(f"waiting up to {self._run.lapse_s:g} s to see whether {others[0]} is alive")
                 told = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 
 from search.copying import copy_study
@@ -11,7 +12,7 @@ from search.study import run_folder
 
 def copy(options: Namespace) -> int:
     """`sekd copy NAME --to URL [--storage URL] [--json]`."""
-    done = copy_study(run_folder(options.study), options.to, storage=options.storage)
+    done = copy_study(run_folder(options.study), options.to, storage=options.storage, say=_tell)
     if options.json:
         print(json.dumps({"study": done.study, "trials": done.trials, "storage": done.target}))
         return 0
@@ -19,3 +20,7 @@ def copy(options: Namespace) -> int:
     print(f"the record in {done.source} stays as it was: delete it when you need it no longer")
     print(f"next: sekd status {done.study}, or sekd resume {done.study}")
     return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

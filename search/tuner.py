@@ -72,7 +72,7 @@ class Tuner:
         self.store = Store.create(study, open_storage(folder, storage, say=view.say), view.say)
         self.roll = Roll(self.store, study.run)
         if not join:
-            self.roll.require_alone(view.say)
+            self.roll.require_alone(view.say, "; --join works beside it")
         check_one_machine(study, self.device, self.roll.others())
         keep_off(self.device)  # workers inherit it
         self._lock = DeviceLock(lock_folder())

@@ -104,8 +104,8 @@ def test_a_second_driver_needs_to_ask(watch):
         started = int(Path(f"/proc/{sibling.pid}/stat").read_text().rpartition(")")[2].split()[19])
         near = this_driver().model_copy(update={"process": sibling.pid, "started": started})
         watch.beats(near, 1)
-        with pytest.raises(InputError, match=f"another driver is at work: process {sibling.pid} on .*--join"):
-            roll.require_alone(said.append)
+        with pytest.raises(InputError, match=f"another driver is at work: process {sibling.pid} on .*; do join"):
+            roll.require_alone(said.append, "; do join")
     finally:
         sibling.kill()
         sibling.wait()
