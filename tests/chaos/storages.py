@@ -1,0 +1,48 @@
+"""Where the record of a storm's studies lies, and the server that some of them need."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from search.store import open_storage
+from sekd.errors import InputError
+
+
+class Storages:
+    """URLs by the storage's name; one PostgreSQL server serves all studies, under their names."""
+
+    def __init__(self, scratch: Path, stack: ExitStack) -> None:
+        self._scratch, self._stack = scratch, stack
+        self._server: Any = None
+
+    @property
+    def server(self) -> Any:
+        """With ``url``, ``kill()`` and ``start()``; started when it is first wanted."""
+        if self._server is None:
+            self._server = self._stack.enter_context(import_module("postgres").PostgreSQL(self._scratch / "postgres"))
+        return self._server
+
+    def url(self, storage: str, home: Path, name: str) -> str | None:
+        if storage == "sqlite":
+            return None
+        return f"journal://{home / name}.journal" if storage == "journal" else self.server.url
+
+
+def why_not(backend: str, storage: str) -> str | None:
+    """Why this cannot run here, if it cannot."""
+    if backend == "ray" and find_spec("search.backends.ray_backend") is None:
+        return "there is no search.backends.ray_backend"
+    if storage == "postgresql" and find_spec("postgres") is None:
+        return "there is no tests/search/postgres.py"
+    if storage == "journal":
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                open_storage(Path(folder), f"journal://{folder}/tried.journal")
+            except InputError as error:
+                return str(error)
+    return None
