@@ -97,6 +97,16 @@ def test_a_crash_is_told_with_its_reason_and_logged(tmp_path, cache, backend):
     assert "Traceback" in (tmp_path / "logs/worker-0.log").read_text()
 
 
+def test_a_crash_is_told_even_where_the_log_cannot_be_written(tmp_path, cache, backend):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/worker-0.log").symlink_to("/dev/full")
+    made = job(tmp_path, cache)
+    broken = made.model_copy(update={"shared": made.shared.model_copy(update={"unprocessed": tmp_path / "gone.json"})})
+    backend.submit(broken)
+    died = until(backend, ended)
+    assert isinstance(died, Died) and died.reason.startswith("FileNotFoundError")
+
+
 def test_a_killed_worker_is_told_and_replaced(tmp_path, cache, backend):
     backend.submit(job(tmp_path, cache, steps=100_000))
     until(backend, training)
