@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: install demo test test-slow lint lock bench
+.PHONY: install demo test test-slow test-chaos lint lock bench
 
 install: $(STAMP)
 
@@ -23,6 +23,11 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# At least a hundred random kills over everything that can die; `KILLS=10 ONLY=local-sqlite SEED=7` for a quick look.
+KILLS ?= 100
+test-chaos: install
+	$(BIN)/python tests/chaos --kills $(KILLS) $(if $(ONLY),--only "$(ONLY)") $(if $(SEED),--seed $(SEED))
 
 lint: install
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ class Storm:
 
     def __init__(self, seed: int, scratch: Path, stack: ExitStack) -> None:
         self.seed, self._scratch = seed, scratch
-        self._storages = Storages(scratch, stack)
+        self._storages = Storages(stack)
         self._undisturbed: dict[str, Story] = {}
         self.kills: Counter[Cell] = Counter()
         self.studies = 0
@@ -66,7 +66,7 @@ class Storm:
 
     def _siege(self, folder: Path, kind: Kind, name: str, cell: Cell) -> Siege:
         folder.mkdir(parents=True, exist_ok=True)
-        url = self._storages.url(cell.storage, folder / "home", name)
+        url = self._storages.url(cell.storage, folder)
         server = self._storages.server if cell.storage == "postgresql" else None
         return Siege(folder, self._scratch / "common", kind, name, backend=cell.backend, url=url, server=server)
 
@@ -133,7 +133,8 @@ def main() -> int:
     parser.add_argument("--only", metavar="TEXT", help="cells whose name begins so, as 'local-sqlite worker'")
     parser.add_argument("--keep", action="store_true", help="leave the runs for a look")
     options = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="sekd-storm-"))
+    # Short: a path of Ray's sockets below it may have 107 bytes.
+    scratch = Path(tempfile.mkdtemp(prefix="st-"))
     cells = _possible([cell for cell in CELLS if str(cell).startswith(options.only or "")], scratch)
     if not cells:
         print(f"no cell can run here{f' that begins with {options.only!r}' if options.only else ''}")

@@ -37,6 +37,7 @@ CELLS = (
     Cell("local", "sqlite", WORKER, 3),
     Cell("local", "sqlite", Everything(), 2),
     Cell("local", "sqlite", FullDisk(), 3),
+    Cell("local", "elsewhere", FullDisk(), 2),
     Cell("local", "journal", Driver(), 3),
     Cell("local", "journal", WORKER, 1),
     Cell("local", "journal", Everything(), 1),
@@ -69,9 +70,8 @@ def rounds(kills: int, cells: Sequence[Cell], rng: random.Random) -> list[Round]
     planned: list[Round] = []
     counts = _shares(kills, [cell.weight for cell in cells])
     for setting in dict.fromkeys((cell.setting, cell.needs_disk) for cell in cells):
-        queue = [
-            c for c, n in zip(cells, counts, strict=True) if (c.setting, c.needs_disk) == setting for _ in range(n)
-        ]
+        ours = [(c, n) for c, n in zip(cells, counts, strict=True) if (c.setting, c.needs_disk) == setting]
+        queue = [cell for cell, count in ours for _ in range(count)]
         rng.shuffle(queue)
         while queue:
             size = rng.randint(2, 5)

@@ -51,9 +51,8 @@ class Promises:
         students = Counter(
             (r["trial_id"], variant["variant_id"]) for r in records for variant in (r.get("variants") or [r])
         )
-        return [
-            f"trial {trial}: variant {variant} is on record twice" for (trial, variant), n in students.items() if n > 1
-        ]
+        twice = [student for student, count in students.items() if count > 1]
+        return [f"trial {trial}: variant {variant} is on record twice" for trial, variant in twice]
 
     def _made_again(self) -> list[str]:
         """Results, trained weights and measurements stay as they were first written."""

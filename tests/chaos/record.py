@@ -30,8 +30,9 @@ def _copied(folder: Path, url: str | None, scratch: Path) -> tuple[Path, str | N
     """Folder and URL to open; None if there is no study yet. A server cannot be copied, and is read itself."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    if url is None:
-        return (scratch, None) if _snapshot(folder / "study.db", scratch / "study.db") else None
+    if url is None or url.startswith("sqlite:///"):
+        source = Path(url.removeprefix("sqlite:///")) if url else folder / "study.db"
+        return (scratch, None) if _snapshot(source, scratch / "study.db") else None
     if url.startswith("journal://"):
         journal = Path(url.removeprefix("journal://"))
         if not journal.exists():

@@ -29,7 +29,7 @@ class Siege:
             "SEKD_HOME": str(self.home),
             "SEKD_CACHE": str(common / "cache"),
             "SEKD_LOCKS": str(common / "locks"),
-            "RAY_TMPDIR": str(folder / "ray"),
+            "TMPDIR": str(folder),  # where Ray's processes keep their files open
         }
         self.marked = Marked(folder)
         self.promises = Promises(self.run, name, url, folder / "copy")

@@ -16,29 +16,35 @@ from sekd.errors import InputError
 class Storages:
     """URLs by the storage's name; one PostgreSQL server serves all studies, under their names."""
 
-    def __init__(self, scratch: Path, stack: ExitStack) -> None:
-        self._scratch, self._stack = scratch, stack
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
         self._server: Any = None
 
     @property
     def server(self) -> Any:
-        """With ``url``, ``kill()`` and ``start()``; started when it is first wanted."""
+        """With ``fresh()``, ``kill()`` and ``start()``; started when it is first wanted."""
         if self._server is None:
-            self._server = self._stack.enter_context(import_module("postgres").PostgreSQL(self._scratch / "postgres"))
+            self._server = self._stack.enter_context(import_module("postgres").Postgres())
         return self._server
 
-    def url(self, storage: str, home: Path, name: str) -> str | None:
-        if storage == "sqlite":
-            return None
-        return f"journal://{home / name}.journal" if storage == "journal" else self.server.url
+    def url(self, storage: str, folder: Path) -> str | None:
+        """Of the study in ``folder``, whose home may be a small disk."""
+        return {
+            "sqlite": lambda: None,
+            "elsewhere": lambda: f"sqlite:///{folder}/record.db",
+            "journal": lambda: f"journal://{folder}/home/record.journal",
+            "postgresql": lambda: self.server.fresh(),
+        }[storage]()
 
 
 def why_not(backend: str, storage: str) -> str | None:
     """Why this cannot run here, if it cannot."""
     if backend == "ray" and find_spec("search.backends.ray_backend") is None:
         return "there is no search.backends.ray_backend"
-    if storage == "postgresql" and find_spec("postgres") is None:
-        return "there is no tests/search/postgres.py"
+    if storage == "postgresql":
+        if find_spec("postgres") is None:
+            return "there is no tests/search/postgres.py"
+        return None if import_module("postgres").programs() else "no PostgreSQL is installed"
     if storage == "journal":
         with tempfile.TemporaryDirectory() as folder:
             try:
