@@ -1,9 +1,10 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: install demo test test-slow test-chaos lint lock bench
+.PHONY: install demo test test-slow test-services test-chaos lint lock bench
 
 install: $(STAMP)
 
@@ -28,6 +29,11 @@ test-slow: install
 KILLS ?= 100
 test-chaos: install
 	$(BIN)/python tests/chaos --kills $(KILLS) $(if $(ONLY),--only "$(ONLY)") $(if $(SEED),--seed $(SEED))
+
+# The studies on PostgreSQL, slow ones too; Debian's package is installed if no server is there.
+test-services: install
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y --no-install-recommends postgresql; }
+	$(BIN)/python -m pytest -m services
 
 lint: install
 	$(BIN)/ruff check .

@@ -31,10 +31,11 @@ from search.backends.table import TableBackend
 from search.record import Cost, Score, TrialRecord
 from search.run_config import Resources
 from search.sampler import STARTUP_TRIALS, distributions
-from search.store import open_storage
+from search.storages import open_storage
 from search.study import StudyDefinition, read_study
 from search.trial import Job, metrics_of
-from search.tuner import Tuner, View
+from search.tuner import Tuner
+from search.view import View
 from sekd.cache import write_json
 from sekd.preparation import Hashes, Prepared
 

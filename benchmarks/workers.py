@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import tomlkit
 
-from search.driver import drive
+from search.driver import RunOptions, drive
 from search.record import TrialRecord
-from search.tuner import View
+from search.view import View
 
 COUNTED = {"device": "raspberry-pi-4", "objectives": {"quality": "pesq_wb", "cost": ["macs_per_s"]}}
 MEASURED = {"device": "x86-1core", "objectives": {"quality": "pesq_wb", "cost": ["latency_ms"]}}
@@ -73,7 +73,7 @@ class Ends(View):
 
 def once(path: Path, workers: int) -> Seconds:
     view, began = Ends(), time.monotonic()
-    drive(path, lambda study: view, workers=workers)
+    drive(path, RunOptions(workers=workers), lambda study: view)
     # Two workers bring two first results at once: the steady part begins with the last of these.
     first, trials = view.at[workers - 1], len(view.at)
     return Seconds((view.at[-1] - began) / trials, (view.at[-1] - first) / (trials - workers))

@@ -14,6 +14,7 @@ from search.agent.options import add_options
 from sekd.errors import InputError, nearest
 
 STUDY, CORE = "search.study_commands", "search.core_commands"
+STORAGE, DOCTOR = "search.storage_commands", "search.doctor_command"
 AGENT, CALIBRATE = "search.agent_command", "search.calibrate_command"
 METRIC_LIMITS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
 
@@ -94,7 +95,10 @@ def _searching(command: Any) -> None:
     for made in (launch, resume):
         made.add_argument("--trials", type=_positive, metavar="N")
         made.add_argument("--workers", type=_positive, metavar="N")
-        made.add_argument("--backend", choices=["local"], default="local")
+        made.add_argument("--backend", choices=["local", "ray"], default="local", help="where trials run")
+        made.add_argument("--address", metavar="A", help="of a Ray cluster to join: auto, or HOST:PORT")
+        made.add_argument("--ray-storage", metavar="URI", help="for Ray's checkpoints: a folder or URI all nodes reach")
+        made.add_argument("--join", action="store_true", help="work beside other drivers of the same study")
         made.add_argument("--torch-device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1 ...")
         made.add_argument("--force", action="store_true", help="run even if the teacher does not beat unprocessed")
         _trust(made)
@@ -124,6 +128,14 @@ def _reading(command: Any) -> None:
         if name in ("front", "select", "reprofile", "report"):
             parser.add_argument("--device", required=name == "reprofile", metavar="D")
     made["front"].add_argument("--all", action="store_true", help="with --json: every trial too")
+    doctor = command("doctor", DOCTOR, "look a study over: orphans, missing or half-written files, clocks")
+    doctor.add_argument("study", metavar="NAME")
+    doctor.add_argument("--repair", action="store_true", help="mend what is safe to mend")
+    _common(doctor)
+    copy = command("copy", STORAGE, "copy a study to another storage, where it then goes on")
+    copy.add_argument("study", metavar="NAME")
+    copy.add_argument("--to", required=True, metavar="URL", help="sqlite:///, journal:///, postgresql://...")
+    _common(copy)
     made["report"].add_argument("--out", metavar="FILE.html")
     made["clean"].add_argument("--everything", action="store_true", help="the whole run, records and packages too")
     select = made["select"]
@@ -187,7 +199,7 @@ def _trust(parser: argparse.ArgumentParser) -> None:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", metavar="URL", help="of the study, instead of SQLite in the run folder")
+    parser.add_argument("--storage", metavar="URL", help="of the study; where it lies unless given")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 

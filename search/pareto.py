@@ -18,10 +18,14 @@ def non_dominated(points: ArrayLike, directions: Sequence[Direction]) -> list[in
     Of exactly equal rows only the first is kept, so that a student proposed twice is on the front once.
     """
     losses = _losses(points, directions)
-    no_worse = (losses[:, None, :] <= losses[None, :, :]).all(axis=2)
-    equal = no_worse & no_worse.T
-    beaten = (no_worse & ~equal) | np.triu(equal, k=1)
-    return [int(index) for index in np.flatnonzero(~beaten.any(axis=0))]
+    # From the least loss on, ties by place: whoever is first of those left is beaten by none of them.
+    left = np.lexsort((np.arange(len(losses)), *losses.T[::-1]))
+    kept: list[int] = []
+    while len(left):
+        first, others = left[0], left[1:]
+        kept.append(int(first))
+        left = others[(losses[others] < losses[first]).any(axis=1)]
+    return sorted(kept)
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike, directions: Sequence[Direction]) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from search.device import DeviceProfile, load_device, require_measurable
+from search.drivers import Driver, this_place
 from search.prediction.cost_model import cost_model_of
 from search.record import LATENCIES
 from search.remote import require_agent
@@ -33,6 +36,21 @@ def check_device(study: StudyDefinition, device: DeviceProfile) -> None:
                 raise InputError(f"device '{device.name}': paced_p95_ms is not predicted; use latency_ms")
         elif device.latency not in ("local", "agent"):
             raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not built yet")
+
+
+def check_one_machine(study: StudyDefinition, device: DeviceProfile, others: Sequence[Driver]) -> None:
+    """Refuses to mix the latencies of two machines under one device's name.
+
+    Raises:
+        InputError: the device is the machine that trains, and another driver is on another machine.
+    """
+    boot = this_place().split()[0]
+    for other in others:
+        if wants_latency(study) and device.latency == "local" and other.place.split()[0] != boot:
+            raise InputError(
+                f"device '{device.name}' is the machine that trains, and there are two: {other.host} is at work "
+                'on this study; measure on one through sekd agent (latency = "agent" in the profile)'
+            )
 
 
 def check_also_on(study: StudyDefinition) -> tuple[DeviceProfile, ...]:

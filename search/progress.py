@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from search.labels import settings_text, shown
 from search.record import LATENCIES, TrialRecord
 from search.study import StudyDefinition
-from search.tuner import View
 from search.variants import points
+from search.view import View
 
 
 class Lines(View):

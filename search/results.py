@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from search.device import DeviceProfile, load_device
+from search.ends import counts
 from search.labels import kind_of
 from search.pareto import hypervolume
 from search.record import LATENCIES, Kind, TrialRecord
 from search.selection import front_of
-from search.store import Store, open_storage
+from search.storages import open_storage
+from search.store import Store
 from search.study import StudyDefinition, name_of_device, read_study, run_folder
-from search.tuner import counts
 from search.variants import flat, reference_for, students
 from sekd.errors import InputError
 

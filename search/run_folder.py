@@ -47,8 +47,8 @@ def keep_definition(path: Path, folder: Path) -> None:
 
 
 @contextmanager
-def driving(folder: Path) -> Iterator[None]:
-    """Keeps a second driver off the run folder.
+def driving(folder: Path, *, join: bool = False) -> Iterator[None]:
+    """Marks the run folder as being driven; keeps everybody else off it who does not ask to ``join``.
 
     Raises:
         InputError: another one is at work; names its process and host.
@@ -60,11 +60,14 @@ def driving(folder: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)  # nobody else is here
         except BlockingIOError:
-            file.seek(0)
-            raise InputError(f"{folder}: another driver is at work: {file.read().strip() or 'unknown'}") from None
-        file.truncate(0)
+            if not join:
+                file.seek(0)
+                who = "; ".join(file.read().split("\n")).strip("; ") or "unknown"
+                raise InputError(f"{folder}: another driver is at work: {who}; --join works beside it") from None
+        fcntl.flock(file, fcntl.LOCK_SH)  # drivers that join share it; who wants the run for himself does not get it
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
         file.flush()
         yield

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial
 
 from search.device import had_kind
 from search.record import AWAY, TrialRecord
@@ -51,6 +53,20 @@ def make_sampler(study: StudyDefinition, number: int) -> BaseSampler:
             "gp": lambda: GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
             "random": lambda: RandomSampler(seed=seed),
         }[kind]()
+
+
+def twin_of(study: StudyDefinition, number: int, trials: Sequence[FrozenTrial]) -> optuna.Study:
+    """A study in memory of ``trials``, to ask trial ``number`` of; it takes them over and gives them its own numbers.
+
+    ``add_trials`` copies each, which costs more than the sampler does.
+    """
+    twin = optuna.create_study(directions=study.objectives.directions, sampler=make_sampler(study, number))
+    for place, trial in enumerate(trials):
+        trial.number = place
+    storage = twin._storage
+    assert isinstance(storage, InMemoryStorage)
+    storage._studies[twin._study_id].trials.extend(trials)
+    return twin
 
 
 def suggest(trial: optuna.Trial, study: StudyDefinition) -> dict[str, Any]:

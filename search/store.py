@@ -1,109 +1,97 @@
-"""The record of a study: an Optuna study in persistent storage, written by the driver alone."""
+"""The record of a study: an Optuna study in persistent storage, written by its drivers alone."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
 
 import optuna
-import sqlalchemy
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.device import had_kind
+from search.ends import counts
+from search.exchange import PATIENCE_S, Say, exchange
+from search.later import LATENCY_OF, Later, key_of
+from search.proposals import proposal, speakers
 from search.record import TrialRecord
-from search.sampler import (
-    constraints,
-    distributions,
-    filled,
-    kind_of,
-    lapsed,
-    make_sampler,
-    propose,
-    stored,
-    suggest,
-    told,
-)
+from search.sampler import constraints, stored, suggest, told
 from search.study import StudyDefinition
-from search.variants import Speakers, flat
+from search.turns import one_at_a_time
+from search.variants import flat
 from sekd.errors import InputError
 
-FORMAT = 1  # of what we write into a study
-RECORD, IDENTITY, LATENCY = "sekd_record", "sekd_identity", "sekd_latency:"
+FORMAT = 2  # of what we write into a study
+READABLE = (None, 1, 2)  # none: a kill came between making the study and marking it
+RECORD, IDENTITY, OWNER = "sekd_record", "sekd_identity", "sekd_driver"
+
+Result = TypeVar("Result")
 
 
-def open_storage(folder: Path, url: str | None = None) -> BaseStorage:
-    """The storage at ``url``, by default SQLite in the run folder.
+class UnderWay(NamedTuple):
+    """A trial that was asked for and not told; ``settings`` as Optuna keeps them."""
 
-    Raises:
-        InputError: it cannot be opened or written.
-    """
-    if url is None:
-        database = folder / "study.db"
-        if not os.access(folder, os.W_OK) or (database.exists() and not os.access(database, os.W_OK)):
-            raise InputError(f"{folder}: the study cannot be written here")
-        url = f"sqlite:///{database}"
-    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            storage = RDBStorage(url, engine_kwargs=options)
-        if url.startswith("sqlite"):
-            with storage.engine.connect() as connection:  # stays with the file
-                connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))
-        return storage
-    except Exception as error:  # SQLAlchemy, Alembic and drivers each have their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{_no_password(url)}: cannot open the study's storage: {reason}") from error
+    owner: str | None  # id of a driver
+    settings: dict[str, Any]
 
 
-def _no_password(url: str) -> str:
-    try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return "storage"
+class Told(NamedTuple):
+    """A trial as the storage has it; ``record`` is None of one under way, or that another program told."""
+
+    number: int
+    record: TrialRecord | None
+    finished: bool
+    started: datetime | None
+    ended: datetime | None
 
 
 class Store:
-    """One study; every method that changes it has written durably when it returns."""
+    """One study; every method that changes it has written durably when it returns.
 
-    def __init__(self, study: StudyDefinition, storage: BaseStorage) -> None:
+    Methods bear a server that goes away and comes back: each may be cut anywhere and done again.
+    """
+
+    def __init__(self, study: StudyDefinition, storage: BaseStorage, say: Say = lambda line: None) -> None:
         """Opens the study.
 
         Raises:
             InputError: the storage does not hold it, or another version wrote it.
         """
         self.definition = study
+        self._storage, self._say = storage, say
         # All parameters come fixed with the trial (see ``ask``), so the study's own sampler decides nothing.
         sampler = optuna.samplers.RandomSampler(seed=0)
         try:
-            with _speaking():
-                self._study = optuna.load_study(study_name=study.name, storage=storage, sampler=sampler)
+            self._study = self._exchange(
+                lambda: optuna.load_study(study_name=study.name, storage=storage, sampler=sampler)
+            )
         except KeyError:
             raise InputError(f"no study '{study.name}' in this storage: launch it there first") from None
-        self._storage = storage
-        self._records: dict[int, TrialRecord] | None = None
-        written = self._study.user_attrs.get("sekd_format")
-        if written not in (None, FORMAT):  # none: a kill came between making the study and marking it
+        self._notes: dict[str, Any] = self._exchange(lambda: self._study.user_attrs)
+        self._told: dict[int, TrialRecord] = {}
+        self._later = Later()
+        self._read = False
+        written = self.noted("sekd_format")
+        if written not in READABLE:
             raise InputError(
                 f"study '{study.name}' was written in format {written}, this version reads format {FORMAT}: "
                 "open it with the version that made it, or launch under another name"
             )
 
     @classmethod
-    def create(cls, study: StudyDefinition, storage: BaseStorage) -> Store:
+    def create(cls, study: StudyDefinition, storage: BaseStorage, say: Say = lambda line: None) -> Store:
         """The study, made if the storage does not hold it yet."""
-        with _speaking():
-            optuna.create_study(
-                study_name=study.name, storage=storage, directions=study.objectives.directions, load_if_exists=True
-            )
-        store = cls(study, storage)
+        names, directions = study.name, study.objectives.directions
+        exchange(
+            lambda: optuna.create_study(study_name=names, storage=storage, directions=directions, load_if_exists=True),
+            say,
+        )
+        store = cls(study, storage, say)
         store.note("sekd_format", FORMAT)
         return store
+
+    def _exchange(self, work: Callable[[], Result], patience_s: float = PATIENCE_S) -> Result:
+        return exchange(work, self._say, patience_s=patience_s)
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
         """Remembers what makes this study the same; refuses to continue as another.
@@ -111,7 +99,7 @@ class Store:
         Raises:
             InputError: lists the parts that differ.
         """
-        known = self._study.user_attrs.get(IDENTITY)
+        known = self.noted(IDENTITY)
         if known is None:
             self.note(IDENTITY, dict(identity))
             return
@@ -123,141 +111,151 @@ class Store:
             )
 
     def records(self) -> list[TrialRecord]:
-        """Every finished trial in order, its variants in it, with the latencies that were measured afterwards."""
-        if self._records is None:
-            trials = self._study.get_trials(deepcopy=False)
-            self._records = {
-                trial.number: TrialRecord.model_validate_json(trial.user_attrs[RECORD])
-                for trial in trials
-                if trial.state.is_finished() and RECORD in trial.user_attrs
-            }
-        later = self._later_latencies()
-        return [_with_later(record, later) for _, record in sorted(self._records.items())]
+        """Every finished trial in order, its variants in it, with the latencies that were measured afterwards.
 
-    def _later_latencies(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for key, measured in self._study.user_attrs.items():
-            if key.startswith(LATENCY):
-                for student, latency in measured.items():
-                    found.setdefault(student, {})[key.removeprefix(LATENCY)] = latency
-        return found
+        As last read: what other drivers wrote meanwhile is there after ``refresh``.
+        """
+        if not self._read:
+            self.refresh()
+        return self._later.applied(self._told)
+
+    def refresh(self) -> None:
+        """Reads what other drivers have written."""
+        self._take_in(*self._exchange(lambda: (self._study.get_trials(deepcopy=False), self._study.user_attrs)))
+
+    def _take_in(self, trials: list[FrozenTrial], notes: dict[str, Any]) -> None:
+        for trial in trials:
+            if trial.number not in self._told and trial.state.is_finished() and RECORD in trial.user_attrs:
+                self._told[trial.number] = TrialRecord.model_validate_json(trial.user_attrs[RECORD])
+        self._notes, self._read = notes, True
+        self._later.read(notes)
 
     def add_latency(self, device: str, latencies: Mapping[tuple[int, str | None], Mapping[str, Any]]) -> None:
         """Latencies had after the trial, on another device or again on its own, by number and variant if there are."""
-        known = self._study.user_attrs.get(LATENCY + device, {})
-        added = {_later_key(number, variant): dict(latency) for (number, variant), latency in latencies.items()}
-        self.note(LATENCY + device, {**known, **added})
+        for (number, variant), latency in latencies.items():
+            self.note(f"{LATENCY_OF}{device}:{key_of(number, variant)}", dict(latency))
 
-    def note(self, key: str, value: Any) -> None:
+    def note(self, key: str, value: Any, *, patience_s: float = PATIENCE_S) -> None:
         """A fact about the whole study, such as what unprocessed audio scores."""
-        with _speaking():
-            self._study.set_user_attr(key, value)
+        self._exchange(lambda: self._study.set_user_attr(key, value), patience_s)
+        self._notes = {**self._notes, key: value}
+        self._later.read(self._notes)
 
     def noted(self, key: str) -> Any:
-        return self._study.user_attrs.get(key)
+        return self._notes.get(key)
 
-    def running(self) -> list[int]:
-        """Numbers that were asked for and not told: interrupted, unless a driver is at work."""
-        return [trial.number for trial in self._trials(TrialState.RUNNING)]
+    def notes(self, prefix: str) -> dict[str, Any]:
+        """Facts whose keys begin so, as they are in the storage now."""
+        self._notes = self._exchange(lambda: self._study.user_attrs)
+        return {key: value for key, value in self._notes.items() if key.startswith(prefix)}
 
-    def _trials(self, state: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=(state,))
-
-    def ask(self) -> tuple[int, dict[str, Any]]:
-        """The next trial's number and settings.
-
-        A proposal is written whole before its trial starts, so that a kill at any point in here loses nothing.
-        """
-        known = self._study.get_trials(deepcopy=False)
-        with _speaking():
-            if not any(trial.state is TrialState.WAITING for trial in known):
-                self._study.enqueue_trial(stored(self._proposal(known), self.definition))
-            trial = self._study.ask()
-            return trial.number, suggest(trial, self.definition)
-
-    def _proposal(self, known: list[FrozenTrial]) -> dict[str, Any]:
-        """What the sampler says after ``known``, asked on a twin of the study: a pure function of the record."""
-        number, first = len(known), self.definition.first()
-        sampler = make_sampler(self.definition, number)
-        twin = optuna.create_study(directions=self.definition.objectives.directions, sampler=sampler)
+    def told(self) -> list[Told]:
+        """Every trial, finished or not, with the times that the storage knows."""
+        trials = self._exchange(lambda: self._study.get_trials(deepcopy=False))
         records = {record.number: record for record in self.records()}
-        standing = [t for t in known if t.number not in records or not lapsed(records[t.number], self.definition)]
-        heard, students = self._speakers(list(records.values())), flat(list(records.values()))
-        twin.add_trials([self._as_today(trial, heard, students) for trial in standing])
-        if number < len(first):
-            twin.enqueue_trial(stored(first[number], self.definition))
-        return propose(twin, self.definition)
+        return [
+            Told(t.number, records.get(t.number), t.state.is_finished(), t.datetime_start, t.datetime_complete)
+            for t in trials
+        ]
 
-    def _as_today(
-        self, trial: FrozenTrial, heard: Mapping[int, TrialRecord], known: Sequence[TrialRecord]
-    ) -> FrozenTrial:
-        """A trial as it would be told under today's budget, which may have changed since; constraints in one order."""
-        record = heard.get(trial.number)
-        params, spaces = trial.params, trial.distributions
-        if kind_of(self.definition) == "gp":
-            params, spaces = filled(params, self.definition), distributions(self.definition)
-        if record is None:
-            return optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=spaces)
-        state, values = told(record, self.definition, known)
-        limits = constraints(record, self.definition)
-        return optuna.create_trial(state=state, values=values, params=params, distributions=spaces, constraints=limits)
+    def running(self) -> dict[int, UnderWay]:
+        """By number, what was asked for and not told: at work, or interrupted."""
+        trials = self._exchange(lambda: self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        return {trial.number: UnderWay(trial.user_attrs.get(OWNER), trial.params) for trial in trials}
 
-    def _speakers(self, records: list[TrialRecord]) -> dict[int, TrialRecord]:
-        """Which variant speaks for each trial under today's budget."""
-        study, kind = self.definition, had_kind(self.definition.device)
-        scores = (self.noted("baseline") or {}).get("unprocessed", {})
-        limits, device = study.budget.limits(), study.device_name
-        return Speakers(study.objectives.names, limits, device, kind=kind, unprocessed=scores).of(records)
+    def ask(self, driver: str | None = None, wanted: int | None = None) -> tuple[int, dict[str, Any]] | None:
+        """The next trial's number and settings; the trial is ``driver``'s.
+
+        None where finished and running trials together are ``wanted`` by now.
+
+        One driver asks at a time, and a proposal is written whole before its trial starts, so that a kill at any
+        point in here loses nothing.
+        """
+
+        def work() -> tuple[int, dict[str, Any]] | None:
+            with one_at_a_time(self._storage, self._turn):
+                known = self._study.get_trials(deepcopy=False)
+                self._take_in(known, self._study.user_attrs)
+                under_way = sum(trial.state is TrialState.RUNNING for trial in known)
+                if wanted is not None and under_way + sum(map(counts, self.records())) >= wanted:
+                    return None
+                if not any(trial.state is TrialState.WAITING for trial in known):
+                    records = {record.number: record for record in self.records()}
+                    settings = proposal(self.definition, known, records, self._unprocessed)
+                    self._study.enqueue_trial(stored(settings, self.definition), user_attrs={OWNER: driver})
+                trial = self._study.ask()
+                trial.set_user_attr(OWNER, driver)  # a waiting one may be of a driver that died before it took it
+                return trial.number, suggest(trial, self.definition)
+
+        return self._exchange(work)
+
+    @property
+    def _turn(self) -> str:
+        return f"ask:{self.definition.name}"
+
+    @property
+    def _unprocessed(self) -> Mapping[str, Any]:
+        return (self.noted("baseline") or {}).get("unprocessed", {})
+
+    def take_over(self, is_orphan: Callable[[int, str | None], bool], driver: str | None) -> int | None:
+        """The number of an interrupted trial, from now on ``driver``'s; None if there is none.
+
+        Args:
+            is_orphan: says of a number and its owner whether nobody is at work on it.
+        """
+
+        def orphans() -> list[int]:
+            return [number for number, trial in self.running().items() if is_orphan(number, trial.owner)]
+
+        def work() -> int | None:
+            with one_at_a_time(self._storage, self._turn):
+                for number in orphans():
+                    try:
+                        self._trial(number).set_user_attr(OWNER, driver)
+                        return number
+                    except optuna.exceptions.UpdateFinishedTrialError:  # its driver was alive after all
+                        continue
+            return None
+
+        return self._exchange(work) if orphans() else None
 
     def settings(self, number: int) -> dict[str, Any]:
         """The settings of a running trial."""
-        with _speaking():
-            return suggest(self._trial(number), self.definition)
+        return self._exchange(lambda: suggest(self._trial(number), self.definition))
 
     def _trial(self, number: int) -> optuna.trial.Trial:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        return optuna.trial.Trial(self._study, trial_id)
+        return optuna.trial.Trial(self._study, self._trial_id(number))
 
-    def tell(self, record: TrialRecord) -> None:
-        """Makes ``record`` durable; only after this is the next trial asked for."""
-        with _speaking():
-            trial = self._trial(record.number)
-            trial.set_user_attr(RECORD, record.model_dump_json())
-            known = self.records()
-            speaker = self._speakers([*known, record])[record.number]
-            for key, value in constraints(speaker, self.definition).items():
-                trial.set_constraint(key, value)
-            state, values = told(speaker, self.definition, flat(known))
-            self._study.tell(record.number, values, state=state)
-        if self._records is not None:
-            self._records[record.number] = record
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
+    def tell(self, record: TrialRecord, driver: str | None = None) -> bool:
+        """Makes ``record`` durable; only after this is the next trial asked for.
 
-def _with_later(record: TrialRecord, later: Mapping[str, dict[str, Any]]) -> TrialRecord:
-    """``record`` with what was measured after it; a device that gave a latency by now is flagged no longer."""
-    found = later.get(_later_key(record.number, record.variant_id if record.variant else None), {})
-    variants = [_with_later(variant.model_copy(update={"number": record.number}), later) for variant in record.variants]
-    flags = [flag for flag in record.flags if flag.removeprefix("unmeasured:") not in found]
-    return record.model_copy(update={"latency": record.latency | found, "variants": variants, "flags": flags})
+        False, and nothing is written, where another driver has taken the trial over or told it.
+        """
+        written = record.model_dump_json()
 
+        def work() -> bool:
+            known = self._storage.get_trial(self._trial_id(record.number))
+            if known.user_attrs.get(OWNER) not in (None, driver):
+                return False
+            if known.state.is_finished():
+                return known.user_attrs.get(RECORD) == written  # by us, before the connection broke
+            self._tell(record, written)
+            return True
 
-def _later_key(number: int, variant: str | None) -> str:
-    return str(number) if variant is None else f"{number}:{variant}"
+        if not self._exchange(work):
+            return False
+        self._told[record.number] = record
+        return True
 
-
-@contextmanager
-def _speaking() -> Iterator[None]:
-    """Around every exchange with Optuna: its warnings of experimental parts are not for the user, its failures are.
-
-    Raises:
-        InputError: the storage failed, as on a full disk.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise InputError(
-            f"the study's storage failed: {reason}; every finished trial is kept: mend it, then sekd resume"
-        ) from error
+    def _tell(self, record: TrialRecord, written: str) -> None:
+        trial = self._trial(record.number)
+        trial.set_user_attr(RECORD, written)
+        known = self.records()
+        speaker = speakers(self.definition, [*known, record], self._unprocessed)[record.number]
+        for key, value in constraints(speaker, self.definition).items():
+            trial.set_constraint(key, value)
+        state, values = told(speaker, self.definition, flat(known))
+        self._study.tell(record.number, values, state=state)

@@ -116,6 +116,13 @@ class StudyDefinition(Frozen):
         return name_of_device(self.device)
 
     @property
+    def trial_resources(self) -> Resources:
+        """What one trial takes of a cluster."""
+        if self.resources.cpus is not None:
+            return self.resources
+        return self.resources.model_copy(update={"cpus": float(self.run.threads)})
+
+    @property
     def searched(self) -> Space:
         """The space without its free keys: what a proposal holds."""
         return searched(self.space)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
-from search.driver import drive
+from search.driver import RunOptions, drive
+from search.ends import Interrupted, NothingFits
 from search.labels import settings_text
 from search.progress import view_for
 from search.record import TrialRecord
@@ -20,7 +21,6 @@ from search.run_folder import driving, start_run
 from search.selection import best
 from search.study import find_definition, home, read_study, run_folder, shipped
 from search.tables import front_table, selection_table
-from search.tuner import Interrupted, NothingFits
 from sekd.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def _drive(path: Path, options: Namespace) -> int:
     nearest = None
     try:
         results = drive(
-            path, lambda study: view_for(study, _aside(options)),
-            trials=options.trials, workers=options.workers, storage=options.storage,
-            torch_device=options.torch_device, force=options.force, trust_code=options.trust_code,
-        )  # fmt: skip
+            path,
+            RunOptions(**{name: getattr(options, name) for name in RunOptions.model_fields}),
+            lambda study: view_for(study, _aside(options)),
+        )
     except (Interrupted, KeyboardInterrupt):
         print(f"sekd: every finished trial is on record; continue with: sekd resume {name}", file=sys.stderr)
         return 130

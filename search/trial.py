@@ -86,10 +86,5 @@ def make_job(
         quality=study.objectives.quality,
         objectives=study.objectives.names,
         sweep=tuple(study.sweep),
-        resources=_resources(study),
+        resources=study.trial_resources,
     )
-
-
-def _resources(study: StudyDefinition) -> Resources:
-    given = study.resources
-    return given if given.cpus is not None else given.model_copy(update={"cpus": float(study.run.threads)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +11,41 @@ from search.backends.base import Backend, Died, Done, Progress
 from search.baseline import gated_baseline
 from search.device import had_kind, load_device, require_torch_device
 from search.device_lock import DeviceLock, keep_off, lock_folder
+from search.drivers import Roll
+from search.ends import Interrupted, NothingFits, counts, exhausted
 from search.measure import RANKING, MeasurementFailed
 from search.network_latency import measuring, network_latency
-from search.preflight import check_also_on, check_device, check_recordings, check_trust, wants_latency
+from search.preflight import (
+    check_also_on,
+    check_device,
+    check_one_machine,
+    check_recordings,
+    check_trust,
+    wants_latency,
+)
 from search.ranking import keep_front, share_latency
 from search.record import AWAY, TrialRecord
 from search.sampler import lapsed
 from search.selection import fits, front_of, nearest_misses
-from search.store import Store, open_storage
+from search.storages import open_storage
+from search.store import Store
 from search.study import StudyDefinition, cache_folder
 from search.trial import Job, Shared, make_job
 from search.variants import flat, model_file, students
+from search.view import View
 from sekd.cache import write_json
 from sekd.config import content_hash, parse
 from sekd.distillation import DistillConfig
 from sekd.errors import InputError
 from sekd.preparation import Prepared, prepare
 
-INFEASIBLE_IN_A_ROW = 200
-ASKS_PER_TRIAL = 20
-DUPLICATES_IN_A_ROW = 20
 AWAY_IN_A_ROW = 3
 RETRIES = 1  # of a trial whose process died
-
-
-class Interrupted(Exception):
-    """Ctrl-C: everything finished is on record."""
-
-
-class NothingFits(Exception):
-    """No student keeps to the budget; carries the ones that came nearest."""
-
-    def __init__(self, message: str, nearest: list[TrialRecord]) -> None:
-        super().__init__(message)
-        self.nearest = nearest
-
-
-class View:
-    """Somebody who watches a search; the commands print, tests collect."""
-
-    def say(self, line: str) -> None:
-        """An event worth a line."""
-
-    def trial_started(self, number: int, params: dict[str, Any]) -> None:
-        """A trial was given to a worker."""
-
-    def trial_moved(self, number: int, stage: str, share: float) -> None:
-        """A running trial told how far it is."""
-
-    def trial_ended(self, record: TrialRecord, done: int, wanted: int) -> None:
-        """A trial is on record."""
-
-    def close(self) -> None:
-        """The search is over."""
+POLL_S = 1.0
 
 
 class Tuner:
-    """One study being driven in one run folder."""
+    """One study being driven in one run folder, by this driver and maybe others."""
 
     def __init__(
         self,
@@ -80,6 +59,7 @@ class Tuner:
         torch_device: str = "cpu",
         force: bool = False,
         trust_code: bool = False,
+        join: bool = False,
     ) -> None:
         self.study, self.folder, self.backend, self.view = study, folder, backend, view
         self.device = load_device(study.device)
@@ -89,7 +69,11 @@ class Tuner:
         data = parse(DistillConfig, study.document({}), study.name)
         check_trust(data, trust_code)
         check_recordings(data)
-        self.store = Store.create(study, open_storage(folder, storage))
+        self.store = Store.create(study, open_storage(folder, storage, say=view.say), view.say)
+        self.roll = Roll(self.store, study.run)
+        if not join:
+            self.roll.require_alone(view.say)
+        check_one_machine(study, self.device, self.roll.others())
         keep_off(self.device)  # workers inherit it
         self._lock = DeviceLock(lock_folder())
         self.prepared = prepared or prepare(
@@ -115,6 +99,8 @@ class Tuner:
         self._keep_front()
         self._away = 0
         self._running: dict[int, Job] = {}
+        self._held: dict[int, dict[str, Any]] = {}  # as a trial with a lower number that is under way
+        self._looked = time.monotonic()
         self._deaths: dict[int, int] = {}
 
     def _what_jobs_share(self, torch_device: str) -> Shared:
@@ -147,50 +133,80 @@ class Tuner:
         Raises:
             Interrupted: after Ctrl-C; NothingFits: the search ended without one student within the budget.
         """
-        ended: str | None = None
-        try:
-            for number in self.store.running():
-                self._make_room(self.study.trials)
-                self._start(number, self.store.settings(number), self.study.trials)
-            while self._running:
-                self._collect(self.study.trials)
-            wanted = self.study.trials if trials is None else self._counted() + trials
-            while ended is None and self._may_start(wanted):
-                ended = self._next(wanted)
-                self._make_room(wanted)
-            while self._running:
-                self._collect(wanted)
-            self._measure_again()
-        except KeyboardInterrupt:
-            self.view.say("stopping: running trials save a checkpoint first; Ctrl-C again to stop at once")
+        with self.roll.present():
             try:
-                self.backend.stop()
+                ended = self._search(trials)
             except KeyboardInterrupt:
+                self.view.say("stopping: running trials save a checkpoint first; Ctrl-C again to stop at once")
+                try:
+                    self.backend.stop()
+                except KeyboardInterrupt:
+                    self.backend.stop(now=True)
+                raise Interrupted from None
+            finally:
                 self.backend.stop(now=True)
-            raise Interrupted from None
-        finally:
-            self.backend.stop(now=True)
         self._closing_words(ended)
 
-    def _may_start(self, wanted: int) -> bool:
-        # A running trial counts as one until it turns out infeasible.
-        while self._running and self._counted() + len(self._running) >= wanted:
+    def _search(self, trials: int | None) -> str | None:
+        """Why the search ended before all was done, if it did."""
+        while (number := self._orphan()) is not None:
+            self._start(number, self.store.settings(number), self.study.trials)
+            self._make_room(self.study.trials)
+        self._finish(self.study.trials)
+        wanted = self.study.trials if trials is None else self._counted() + trials
+        ended: str | None = None
+        while ended is None and self._may_start(wanted):
+            ended = self._next(wanted)
+            self._make_room(wanted)
+        self._finish(wanted)
+        self._measure_again()
+        return ended
+
+    def _finish(self, wanted: int) -> None:
+        while self._running or self._held:
             self._collect(wanted)
-        return self._counted() < wanted
+
+    def _orphan(self) -> int | None:
+        """An interrupted trial that nobody is at work on; it is this driver's from now on."""
+        mine = self.roll.me.id
+
+        def is_orphan(number: int, owner: str | None) -> bool:
+            if owner == mine:  # asked for, and the answer was lost with the connection
+                return number not in self._running and number not in self._held
+            return not self.roll.is_at_work(owner)
+
+        return self.store.take_over(is_orphan, mine)
+
+    def _may_start(self, wanted: int) -> bool:
+        """Waits while all that is owed is under way: it may turn out infeasible, or its driver may die."""
+        while self._counted() < wanted:
+            under_way = self.store.running()
+            if self._counted() + len(under_way) < wanted or any(
+                not self.roll.is_at_work(trial.owner) for trial in under_way.values()
+            ):
+                return True
+            self._collect(wanted)
+            self.store.refresh()
+        return False
 
     def _counted(self) -> int:
         return sum(counts(record) for record in self.store.records())
 
     def _next(self, wanted: int) -> str | None:
-        """Asks for one trial and starts it; the reason to end the search, if there is one."""
+        """Starts one more trial; the reason to end the search, if there is one."""
+        orphan = self._orphan()
+        if orphan is not None:
+            self._start(orphan, self.store.settings(orphan), wanted)
+            return None
         if self._away >= AWAY_IN_A_ROW:
             return f"device '{self.device.name}' stays away: the search ends here, resume when it is back"
         reason = exhausted([record for record in self.store.records() if not lapsed(record, self.study)], wanted)
         if reason is not None:
             return reason
         with self._lock.step():  # a Gaussian process keeps a core busy
-            number, params = self.store.ask()
-        self._start(number, params, wanted)
+            asked = self.store.ask(self.roll.me.id, wanted)
+        if asked is not None:
+            self._start(*asked, wanted)
         return None
 
     def _start(self, number: int, params: dict[str, Any], wanted: int) -> None:
@@ -204,11 +220,22 @@ class Tuner:
         if earlier is not None:
             twin = earlier.model_copy(update={"number": number, "params": params, "duplicate_of": earlier.number})
             return self._record(twin, wanted)
+        if self._is_under_way(number):
+            if number not in self._held:
+                self.view.say(f"trial {number} is a student that is under way already: it waits for that one")
+            self._held[number] = params
+            return
         job = make_job(self.study, number, trial_id, params, self.folder, self._shared)
         _own_folder(job)
         self._running[number] = job
         self.view.trial_started(number, params)
         self.backend.submit(job)
+
+    def _is_under_way(self, number: int) -> bool:
+        """Whether a trial with a lower number and the same settings has not ended."""
+        under_way = self.store.running()
+        own = under_way[number].settings
+        return any(other < number and trial.settings == own for other, trial in under_way.items())
 
     def _earlier(self, trial_id: str, number: int) -> TrialRecord | None:
         """A finished trial of the same identity."""
@@ -223,14 +250,39 @@ class Tuner:
             self._collect(wanted)
 
     def _collect(self, wanted: int) -> None:
-        for event in self.backend.collect(timeout_s=1.0):
+        if not self._running:
+            time.sleep(POLL_S)  # all is in the hands of other drivers
+        for event in self.backend.collect(timeout_s=1.0) if self._running else ():
+            if event.number not in self._running:
+                continue
             if isinstance(event, Progress):
                 self.view.trial_moved(event.number, event.stage, event.share)
             elif isinstance(event, Done):
-                self._running.pop(event.number, None)
+                self._running.pop(event.number)
                 self._record(event.record, wanted)
             else:
                 self._died(event, wanted)
+        self._give_up_lost()
+        self._start_held(wanted)
+
+    def _give_up_lost(self) -> None:
+        """Ends the trials that another driver has taken over, having seen no sign of life of this one."""
+        now = time.monotonic()
+        if now - self._looked < self.study.run.heartbeat_s:
+            return
+        self._looked = now
+        under_way = self.store.running()
+        for number in [*self._running]:
+            if number not in under_way or under_way[number].owner != self.roll.me.id:
+                self.view.say(f"trial {number}: another driver has taken it over")
+                self.backend.cancel(number)
+                del self._running[number]
+
+    def _start_held(self, wanted: int) -> None:
+        for number in sorted(self._held) if self._held and len(self._running) < self.backend.slots else ():
+            if not self._is_under_way(number):
+                self.store.refresh()  # another driver may have told the one that this waited for
+                return self._start(number, self._held.pop(number), wanted)
 
     def _died(self, event: Died, wanted: int) -> None:
         if event.disk_full:  # no fault of the trial's: the next one would fail as well
@@ -240,7 +292,7 @@ class Tuner:
             )
         job = self._running.pop(event.number)
         deaths = self._deaths[event.number] = self._deaths.get(event.number, 0) + 1
-        if deaths <= RETRIES:
+        if deaths <= RETRIES and not event.final:
             self.view.say(f"trial {event.number}: {event.reason}; it continues from its checkpoint")
             self._running[event.number] = job
             self.backend.submit(job)
@@ -249,7 +301,8 @@ class Tuner:
 
     def _record(self, record: TrialRecord, wanted: int) -> None:
         self._away = self._away + 1 if AWAY in record.flags else 0
-        self.store.tell(record)
+        if not self.store.tell(record, self.roll.me.id):
+            return self.view.say(f"trial {record.number}: another driver has taken it over")
         share_latency(record, self.store, self.device.name)
         self._keep_front()
         done = sum(counts(known) for known in self.store.records())
@@ -257,6 +310,9 @@ class Tuner:
 
     def _measure_again(self) -> None:
         """What stands on the front by a figure of a machine that was slowed gets another chance, once."""
+        if self.roll.others():  # the last to leave does it
+            return
+        self.store.refresh()
         device, limits, kind = self.device, self.study.budget.limits(), had_kind(self.study.device)
         front = front_of(flat(self.store.records()), self.study.objectives.names, limits, device.name, kind=kind)
         again = [student for student in front if "slowed" in student.latency.get(device.name, {}).get("flags", ())]
@@ -307,21 +363,3 @@ def _own_folder(job: Job) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     owner.write_text(job.trial_id)
     write_json(job.folder / "config.json", job.document)
-
-
-def counts(record: TrialRecord) -> bool:
-    """Whether a trial counts against ``trials``: infeasible ones and duplicates are free."""
-    return record.status in ("COMPLETE", "STOPPED", "FAILED") and record.duplicate_of is None
-
-
-def exhausted(records: list[TrialRecord], trials: int) -> str | None:
-    """Why asking further is pointless, if it is."""
-    if len(records) >= ASKS_PER_TRIAL * trials:
-        return f"{len(records)} proposals for {trials} trials: the search ends here"
-    tail = [record.status == "INFEASIBLE" for record in records[-INFEASIBLE_IN_A_ROW:]]
-    if len(tail) == INFEASIBLE_IN_A_ROW and all(tail):
-        return f"{INFEASIBLE_IN_A_ROW} proposals in a row were over budget: the search ends here"
-    tail = [record.duplicate_of is not None for record in records[-DUPLICATES_IN_A_ROW:]]
-    if len(tail) == DUPLICATES_IN_A_ROW and all(tail):
-        return f"{DUPLICATES_IN_A_ROW} proposals in a row were known already: the space is exhausted"
-    return None

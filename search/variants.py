@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from search.pareto import Direction, hypervolume_gain, non_dominated, reference_point
 from search.record import DIRECTIONS, Kind, TrialRecord
@@ -30,6 +30,8 @@ def variant_folder(trial: Path, setting: Mapping[str, Any], identity: str) -> Pa
 
 def points(trial: TrialRecord) -> list[TrialRecord]:
     """The students that a trial came to, flat: its variants where it trained any, else itself."""
+    if not trial.variants:
+        return [trial]
     if not any(variant.trained for variant in trial.variants):
         return [trial.model_copy(update={"variants": []})]
     # Number and settings are the trial's: a duplicate repeats another trial's variants under its own.
@@ -83,11 +85,20 @@ def reference_for(
     return reference
 
 
+class _Spoken(NamedTuple):
+    """Where the order of trials stands after one of them."""
+
+    trial: TrialRecord
+    speaker: TrialRecord
+    extremes: list[list[float]]  # the least and the greatest of each objective of every student so far
+    front: list[list[float]]
+
+
 class Speakers:
     """Which variant speaks for each trial: the feasible one that adds most hypervolume to the front before it.
 
     Trials are taken in the order of their numbers, whenever they ended, so that every reading of one record gives
-    the same answer.
+    the same answer. What was said of the first of them holds until one of these is another.
     """
 
     def __init__(
@@ -102,27 +113,40 @@ class Speakers:
         self._objectives, self._limits, self._device, self._kind = objectives, limits, device, kind
         self._unprocessed = unprocessed or {}
         self._directions: list[Direction] = [DIRECTIONS[name] for name in objectives]
+        self._known: list[_Spoken] = []
+        self._spoken: dict[int, TrialRecord] = {}
 
     def of(self, trials: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
         """By number, each trial as the sampler hears of it; those without variants as they are."""
         if not any(trial.variants for trial in trials):
             return {trial.number: trial for trial in trials}
-        spoken: dict[int, TrialRecord] = {}
-        seen: list[list[float]] = []  # of every student so far, for the reference
-        front: list[list[float]] = []
-        for trial in sorted(trials, key=lambda one: one.number):
-            own = points(trial)
-            first = None if trial.duplicate_of is None else spoken.get(trial.duplicate_of)
-            if first is not None:  # told what the first was told
-                same = [point for point in own if point.variant_id == first.variant_id]
-                spoken[trial.number] = (same or own)[0]
-                continue
-            figures = [values for point in own if (values := self._values(point)) is not None]
-            seen += figures
-            spoken[trial.number] = self._speaker(own, front, seen)
-            fitting = [self._values(point) for point in own if self._fits(point)]
-            front = self._front(front + [values for values in fitting if values is not None])
-        return spoken
+        ordered = sorted(trials, key=lambda one: one.number)
+        both = enumerate(zip(self._known, ordered, strict=False))
+        shorter = min(len(self._known), len(ordered))
+        same = next((place for place, (known, trial) in both if known.trial is not trial), shorter)
+        for known in self._known[same:]:
+            del self._spoken[known.trial.number]
+        del self._known[same:]
+        for trial in ordered[same:]:
+            self._known.append(self._next(trial))
+            self._spoken[trial.number] = self._known[-1].speaker
+        return dict(self._spoken)
+
+    def _next(self, trial: TrialRecord) -> _Spoken:
+        extremes, front = (self._known[-1].extremes, self._known[-1].front) if self._known else ([], [])
+        own = points(trial)
+        first = None if trial.duplicate_of is None else self._spoken.get(trial.duplicate_of)
+        if first is not None:  # told what the first was told
+            same = [point for point in own if point.variant_id == first.variant_id]
+            return _Spoken(trial, (same or own)[0], extremes, front)
+        figures = [values for point in own if (values := self._values(point)) is not None]
+        if figures:
+            columns = list(zip(*extremes, *figures, strict=True))
+            extremes = [[min(column) for column in columns], [max(column) for column in columns]]
+        speaker = self._speaker(own, front, extremes)
+        fitting = [self._values(point) for point in own if self._fits(point)]
+        new = [values for values in fitting if values is not None]
+        return _Spoken(trial, speaker, extremes, self._front(front + new) if new else front)
 
     def _speaker(self, own: list[TrialRecord], front: list[list[float]], seen: list[list[float]]) -> TrialRecord:
         if len(own) == 1:

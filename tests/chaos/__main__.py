@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -133,6 +134,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="TEXT", help="cells whose name begins so, as 'local-sqlite worker'")
     parser.add_argument("--keep", action="store_true", help="leave the runs for a look")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing of a storm outlives it
     # Short: a path of Ray's sockets below it may have 107 bytes.
     scratch = Path(tempfile.mkdtemp(prefix="st-"))
     cells = _possible([cell for cell in CELLS if str(cell).startswith(options.only or "")], scratch)

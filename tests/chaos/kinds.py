@@ -13,8 +13,8 @@ sys.path.append(str(Path(__file__).parents[1] / "search"))
 
 from definitions import NUMERIC, write_definition  # noqa: E402
 
+from search.ends import counts  # noqa: E402
 from search.results import Results  # noqa: E402
-from search.tuner import counts  # noqa: E402
 
 TRIALS = 5
 SHORT = {  # a trial trains for two to three seconds on one core

@@ -11,7 +11,8 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 
-from search.store import RECORD, open_storage
+from search.storages import open_storage
+from search.store import RECORD
 
 
 def told(folder: Path, name: str, url: str | None, scratch: Path) -> dict[int, str]:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from search.store import open_storage
+from search.storages import open_storage
 from sekd.errors import InputError
 
 

@@ -26,8 +26,9 @@ from search.run_folder import driving, keep_definition
 from search.scoring import validation_pairs
 from search.study import read_study
 from search.trial import metrics_of
-from search.tuner import Tuner, View
+from search.tuner import Tuner
 from search.variants import model_file
+from search.view import View
 from sekd.audio import read_audio
 from sekd.cache import write_json
 from sekd.data import DataConfig

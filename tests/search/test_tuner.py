@@ -14,15 +14,19 @@ import pytest
 from definitions import NUMERIC, prepared_run, recorded, write_definition
 from drive_table import drive
 
-from search import tuner as tuner_module
+from search import ends
 from search.backends.base import Died
 from search.backends.table import TableBackend
+from search.ends import NothingFits, counts, exhausted
 from search.pareto import non_dominated
+from search.proposals import as_today
 from search.results import open_results, status_document
 from search.run_folder import driving, keep_definition
-from search.store import Store, open_storage
+from search.storages import open_storage
+from search.store import Store
 from search.study import read_study
-from search.tuner import NothingFits, Tuner, View, counts, exhausted
+from search.tuner import Tuner
+from search.view import View
 from sekd.errors import InputError
 
 
@@ -120,7 +124,7 @@ def test_conditional_keys_only_where_they_matter(tmp_path):
 
 
 def test_nothing_fits_ends_with_the_nearest(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuner_module, "INFEASIBLE_IN_A_ROW", 12)
+    monkeypatch.setattr(ends, "INFEASIBLE_IN_A_ROW", 12)
     write_definition(tmp_path, {"budget/macs_per_s": 1e6, "trials": 40})
     with pytest.raises(NothingFits, match="no student of 'tiny' fits its budget on raspberry-pi-4") as caught:
         drive(tmp_path)
@@ -290,7 +294,7 @@ def test_a_changed_definition_is_refused_and_replaces_nothing(tmp_path):
 
 
 def test_a_relaxed_budget_tries_again_what_was_infeasible(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuner_module, "INFEASIBLE_IN_A_ROW", 12)
+    monkeypatch.setattr(ends, "INFEASIBLE_IN_A_ROW", 12)
     write_definition(tmp_path, {"budget/macs_per_s": 1e6})
     with pytest.raises(NothingFits):
         drive(tmp_path)
@@ -322,7 +326,7 @@ def test_the_gaussian_process_learns_what_does_not_fit(tmp_path):
     assert all(trial.constraints.keys() == {"macs_per_s", "weight_kib", "other"} for trial in trials)
     by_number = {record.number: record for record in records}
     seen = [
-        tuple(tuner.store._as_today(trial, by_number, records).constraints) for trial in trials
+        tuple(as_today(trial, by_number, records, tuner.study).constraints) for trial in trials
     ]  # by the sampler, by place
     assert set(seen) == {("macs_per_s", "weight_kib", "other")}
     for trial, record in zip(trials, records, strict=True):

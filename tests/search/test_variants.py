@@ -9,6 +9,8 @@ from swept import FREE, swept
 
 from search.choose import choose
 from search.device import load_device
+from search.ends import counts
+from search.later import LATENCY
 from search.pareto import hypervolume, non_dominated
 from search.preflight import check_also_on
 from search.record import Score, TrialRecord, Violation
@@ -16,8 +18,6 @@ from search.results import Results, front_document, open_results, status_documen
 from search.run_folder import keep_definition
 from search.sampler import constraints, distributions, lapsed, told
 from search.selection import best, fits, front_of
-from search.store import LATENCY
-from search.tuner import counts
 from search.variants import Speakers, cheapest, flat, points, reference_for, students, variant_id
 from sekd.errors import InputError
 
