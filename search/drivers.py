@@ -103,7 +103,8 @@ class Roll:
         return [driver for driver in drivers if driver.id != self.me.id and not self._is_over(driver)]
 
     def _is_over(self, driver: Driver) -> bool:
-        if driver.id not in self._over and (is_over(driver) or self._has_lapsed(driver)):
+        mine = driver.process == self.me.process and driver.place == self.me.place  # an earlier one of this process
+        if driver.id not in self._over and (mine or is_over(driver) or self._has_lapsed(driver)):
             self._over.add(driver.id)
         return driver.id in self._over
 

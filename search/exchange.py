@@ -10,6 +10,8 @@ from typing import TypeVar
 import optuna
 import sqlalchemy
 
+from search.storages import reason_of
+from search.turns import TurnLost
 from sekd.errors import InputError
 
 PATIENCE_S = 120.0  # for a database server that is being restarted
@@ -31,8 +33,8 @@ def exchange(work: Callable[[], Result], say: Say = lambda line: None, *, patien
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return work()
-        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError, TurnLost) as error:
+            reason = reason_of(error.__cause__ or error)
             if not _is_away(error) or (ends is not None and time.monotonic() > ends):
                 raise InputError(
                     f"the study's storage failed: {reason}; every finished trial is kept: mend it, then sekd resume"
@@ -45,6 +47,8 @@ def exchange(work: Callable[[], Result], say: Say = lambda line: None, *, patien
 
 def _is_away(error: BaseException) -> bool:
     """Whether a server broke the connection or refused it; SQLite has none, and a full disk is not away."""
+    if isinstance(error, TurnLost):
+        return True
     found: BaseException | None = error
     while found is not None and not isinstance(found, sqlalchemy.exc.DBAPIError):
         found = found.__cause__

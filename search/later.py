@@ -9,6 +9,7 @@ from search.record import TrialRecord
 
 LATENCY_OF = "sekd_latency_of:"  # then the device and the student: one attribute of the study each
 LATENCY = "sekd_latency:"  # then the device: all its students in one, as format 1 had it
+PREFIXES = (LATENCY_OF, LATENCY)
 
 
 def key_of(number: int, variant: str | None) -> str:
@@ -22,6 +23,7 @@ class Later:
     def __init__(self) -> None:
         self._latencies: dict[str, dict[str, Any]] = {}  # by student, then by device
         self._applied: dict[int, TrialRecord] = {}
+        self.version = 0  # another number after every change
 
     def read(self, notes: Mapping[str, Any]) -> None:
         """Takes in the study's attributes."""
@@ -37,12 +39,13 @@ class Later:
         if found != self._latencies:
             self._latencies = found
             self._applied.clear()
+            self.version += 1
 
     def applied(self, told: Mapping[int, TrialRecord]) -> list[TrialRecord]:
         """The records in order, with what came later."""
         for number in told.keys() - self._applied.keys():
             self._applied[number] = self._with_later(told[number])
-        return [self._applied[number] for number in sorted(self._applied)]
+        return [self._applied[number] for number in sorted(told)]
 
     def _with_later(self, record: TrialRecord) -> TrialRecord:
         """A device that gave a latency by now is flagged no longer."""

@@ -15,17 +15,28 @@ from search.variants import flat
 from sekd.cache import write_json
 
 
-def keep_front(
-    path: Path,
-    trials: Sequence[TrialRecord],
-    objectives: Sequence[str],
-    limits: Mapping[str, float],
-    device: str,
-    kind: Kind,
-) -> None:
-    """The front as figures, for workers to compare theirs with."""
-    front = front_of(flat(trials), objectives, limits, device, kind=kind)
-    write_json(path, [[student.value(name, device, kind=kind) for name in objectives] for student in front])
+class KeptFront:
+    """The front as figures in a file, for workers to compare theirs with; only what is new is compared again."""
+
+    def __init__(
+        self, path: Path, objectives: Sequence[str], limits: Mapping[str, float], device: str, kind: Kind
+    ) -> None:
+        self._path, self._objectives, self._limits, self._device, self._kind = path, objectives, limits, device, kind
+        self._seen: set[int] = set()
+        self._version: int | None = None
+        self._front: list[TrialRecord] = []
+
+    def keep(self, store: Store) -> None:
+        """Brings the file up to date with the record."""
+        if store.version != self._version:  # figures of earlier trials have changed
+            self._seen, self._front, self._version = set(), [], store.version
+        new = [trial for trial in store.records() if trial.number not in self._seen]
+        self._seen.update(trial.number for trial in new)
+        self._front = front_of(
+            [*self._front, *flat(new)], self._objectives, self._limits, self._device, kind=self._kind
+        )
+        figures = [[s.value(name, self._device, kind=self._kind) for name in self._objectives] for s in self._front]
+        write_json(self._path, figures)
 
 
 def enters_front(

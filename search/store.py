@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.ends import counts
 from search.exchange import PATIENCE_S, Say, exchange
-from search.later import LATENCY_OF, Later, key_of
-from search.proposals import proposal, speakers
+from search.later import LATENCY_OF, PREFIXES, Later, key_of
+from search.proposals import Proposer, whole
 from search.record import TrialRecord
-from search.sampler import constraints, stored, suggest, told
+from search.sampler import constraints, suggest, told
 from search.study import StudyDefinition
 from search.turns import one_at_a_time
 from search.variants import flat
@@ -69,7 +69,11 @@ class Store:
             raise InputError(f"no study '{study.name}' in this storage: launch it there first") from None
         self._notes: dict[str, Any] = self._exchange(lambda: self._study.user_attrs)
         self._told: dict[int, TrialRecord] = {}
+        self._under_way: dict[int, UnderWay] = {}
+        self._students: dict[str, list[int]] = {}  # numbers of the trials of each
+        self._counted = 0
         self._later = Later()
+        self._proposer = Proposer(study)
         self._read = False
         written = self.noted("sekd_format")
         if written not in READABLE:
@@ -110,25 +114,60 @@ class Store:
                 "undo the change, or give the study another name"
             )
 
-    def records(self) -> list[TrialRecord]:
-        """Every finished trial in order, its variants in it, with the latencies that were measured afterwards.
-
-        As last read: what other drivers wrote meanwhile is there after ``refresh``.
-        """
-        if not self._read:
-            self.refresh()
-        return self._later.applied(self._told)
-
     def refresh(self) -> None:
-        """Reads what other drivers have written."""
+        """Reads what other drivers have written; all else says what was read last."""
         self._take_in(*self._exchange(lambda: (self._study.get_trials(deepcopy=False), self._study.user_attrs)))
 
     def _take_in(self, trials: list[FrozenTrial], notes: dict[str, Any]) -> None:
         for trial in trials:
             if trial.number not in self._told and trial.state.is_finished() and RECORD in trial.user_attrs:
-                self._told[trial.number] = TrialRecord.model_validate_json(trial.user_attrs[RECORD])
+                self._add(TrialRecord.model_validate_json(trial.user_attrs[RECORD]))
+        self._under_way = {
+            trial.number: UnderWay(trial.user_attrs.get(OWNER), trial.params)
+            for trial in trials
+            if trial.state is TrialState.RUNNING
+        }
         self._notes, self._read = notes, True
         self._later.read(notes)
+
+    def _add(self, record: TrialRecord) -> None:
+        self._told[record.number] = record
+        self._students.setdefault(record.trial_id, []).append(record.number)
+        self._counted += counts(record)
+        self._under_way.pop(record.number, None)
+
+    def _reading(self) -> None:
+        if not self._read:
+            self.refresh()
+
+    def records(self) -> list[TrialRecord]:
+        """Every finished trial in order, its variants in it, with the latencies that were measured afterwards."""
+        self._reading()
+        return self._later.applied(self._told)
+
+    def standing(self) -> list[TrialRecord]:
+        """The records that say something under today's budget."""
+        return [record for record in self.records() if not self._proposer.lapsed(record)]
+
+    def of_student(self, trial_id: str) -> list[TrialRecord]:
+        """The trials of one identity, in order."""
+        self._reading()
+        return self._later.applied({number: self._told[number] for number in self._students.get(trial_id, ())})
+
+    def counted(self) -> int:
+        """How many count against ``trials``."""
+        self._reading()
+        return self._counted
+
+    def running(self) -> dict[int, UnderWay]:
+        """By number, what was asked for and not told: at work, or interrupted."""
+        self._reading()
+        return self._under_way
+
+    @property
+    def version(self) -> int:
+        """Another number after every change of a record that had been told."""
+        return self._later.version
 
     def add_latency(self, device: str, latencies: Mapping[tuple[int, str | None], Mapping[str, Any]]) -> None:
         """Latencies had after the trial, on another device or again on its own, by number and variant if there are."""
@@ -139,7 +178,8 @@ class Store:
         """A fact about the whole study, such as what unprocessed audio scores."""
         self._exchange(lambda: self._study.set_user_attr(key, value), patience_s)
         self._notes = {**self._notes, key: value}
-        self._later.read(self._notes)
+        if key.startswith(PREFIXES):  # not for signs of life, which a thread of their own writes
+            self._later.read(self._notes)
 
     def noted(self, key: str) -> Any:
         return self._notes.get(key)
@@ -158,36 +198,37 @@ class Store:
             for t in trials
         ]
 
-    def running(self) -> dict[int, UnderWay]:
-        """By number, what was asked for and not told: at work, or interrupted."""
-        trials = self._exchange(lambda: self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        return {trial.number: UnderWay(trial.user_attrs.get(OWNER), trial.params) for trial in trials}
-
     def ask(self, driver: str | None = None, wanted: int | None = None) -> tuple[int, dict[str, Any]] | None:
         """The next trial's number and settings; the trial is ``driver``'s.
 
-        None where finished and running trials together are ``wanted`` by now.
-
-        One driver asks at a time, and a proposal is written whole before its trial starts, so that a kill at any
-        point in here loses nothing.
+        None where finished and running trials together are ``wanted`` by now. One driver asks at a time, and a
+        trial is written in one piece, so that a kill at any point in here loses nothing.
         """
 
         def work() -> tuple[int, dict[str, Any]] | None:
             with one_at_a_time(self._storage, self._turn):
                 known = self._study.get_trials(deepcopy=False)
                 self._take_in(known, self._study.user_attrs)
-                under_way = sum(trial.state is TrialState.RUNNING for trial in known)
-                if wanted is not None and under_way + sum(map(counts, self.records())) >= wanted:
+                if wanted is not None and self._counted + len(self._under_way) >= wanted:
                     return None
-                if not any(trial.state is TrialState.WAITING for trial in known):
-                    records = {record.number: record for record in self.records()}
-                    settings = proposal(self.definition, known, records, self._unprocessed)
-                    self._study.enqueue_trial(stored(settings, self.definition), user_attrs={OWNER: driver})
-                trial = self._study.ask()
-                trial.set_user_attr(OWNER, driver)  # a waiting one may be of a driver that died before it took it
-                return trial.number, suggest(trial, self.definition)
+                if any(trial.state is TrialState.WAITING for trial in known):
+                    return self._waiting(driver)
+                settings = self._proposer.propose(known, self.records(), self._unprocessed)
+                trial = whole(self.definition, settings, {OWNER: driver})
+                made = self._study._storage.create_new_trial(self._study._study_id, trial)
+                number = self._storage.get_trial_number_from_id(made)
+                self._under_way[number] = UnderWay(driver, trial.params)
+                return number, settings
 
         return self._exchange(work)
+
+    def _waiting(self, driver: str | None) -> tuple[int, dict[str, Any]]:
+        """A trial that an earlier version, or another program, has put in the queue."""
+        trial = self._study.ask()
+        trial.set_user_attr(OWNER, driver)
+        settings = suggest(trial, self.definition)
+        self._under_way[trial.number] = UnderWay(driver, trial.params)
+        return trial.number, settings
 
     @property
     def _turn(self) -> str:
@@ -198,25 +239,28 @@ class Store:
         return (self.noted("baseline") or {}).get("unprocessed", {})
 
     def take_over(self, is_orphan: Callable[[int, str | None], bool], driver: str | None) -> int | None:
-        """The number of an interrupted trial, from now on ``driver``'s; None if there is none.
+        """The number of an interrupted trial, from now on ``driver``'s; None if none was there at the last reading.
 
         Args:
             is_orphan: says of a number and its owner whether nobody is at work on it.
         """
 
         def orphans() -> list[int]:
-            return [number for number, trial in self.running().items() if is_orphan(number, trial.owner)]
+            return [number for number, trial in self._under_way.items() if is_orphan(number, trial.owner)]
 
         def work() -> int | None:
             with one_at_a_time(self._storage, self._turn):
+                self.refresh()
                 for number in orphans():
                     try:
                         self._trial(number).set_user_attr(OWNER, driver)
+                        self._under_way[number] = self._under_way[number]._replace(owner=driver)
                         return number
                     except optuna.exceptions.UpdateFinishedTrialError:  # its driver was alive after all
                         continue
             return None
 
+        self._reading()
         return self._exchange(work) if orphans() else None
 
     def settings(self, number: int) -> dict[str, Any]:
@@ -247,14 +291,14 @@ class Store:
 
         if not self._exchange(work):
             return False
-        self._told[record.number] = record
+        self._add(record)
         return True
 
     def _tell(self, record: TrialRecord, written: str) -> None:
         trial = self._trial(record.number)
         trial.set_user_attr(RECORD, written)
         known = self.records()
-        speaker = speakers(self.definition, [*known, record], self._unprocessed)[record.number]
+        speaker = self._proposer.heard([*known, record], self._unprocessed)[record.number]
         for key, value in constraints(speaker, self.definition).items():
             trial.set_constraint(key, value)
         state, values = told(speaker, self.definition, flat(known))

@@ -12,7 +12,7 @@ from search.baseline import gated_baseline
 from search.device import had_kind, load_device, require_torch_device
 from search.device_lock import DeviceLock, keep_off, lock_folder
 from search.drivers import Roll
-from search.ends import Interrupted, NothingFits, counts, exhausted
+from search.ends import Interrupted, NothingFits, exhausted
 from search.measure import RANKING, MeasurementFailed
 from search.network_latency import measuring, network_latency
 from search.preflight import (
@@ -23,7 +23,7 @@ from search.preflight import (
     check_trust,
     wants_latency,
 )
-from search.ranking import keep_front, share_latency
+from search.ranking import KeptFront, share_latency
 from search.record import AWAY, TrialRecord
 from search.sampler import lapsed
 from search.selection import fits, front_of, nearest_misses
@@ -96,11 +96,14 @@ class Tuner:
         self._shared = self._what_jobs_share(torch_device)
         write_json(folder / "shared.json", self._shared.model_dump(mode="json"))
 
-        self._keep_front()
+        kind, limits = had_kind(study.device), study.budget.limits()
+        self._front = KeptFront(folder / "front.json", study.objectives.names, limits, self.device.name, kind)
+        self._front.keep(self.store)
         self._away = 0
         self._running: dict[int, Job] = {}
         self._held: dict[int, dict[str, Any]] = {}  # as a trial with a lower number that is under way
         self._looked = time.monotonic()
+        self._at_work = {self.roll.me.id, *(driver.id for driver in self.roll.others())}
         self._deaths: dict[int, int] = {}
 
     def _what_jobs_share(self, torch_device: str) -> Shared:
@@ -153,7 +156,7 @@ class Tuner:
             self._start(number, self.store.settings(number), self.study.trials)
             self._make_room(self.study.trials)
         self._finish(self.study.trials)
-        wanted = self.study.trials if trials is None else self._counted() + trials
+        wanted = self.study.trials if trials is None else self.store.counted() + trials
         ended: str | None = None
         while ended is None and self._may_start(wanted):
             ended = self._next(wanted)
@@ -173,24 +176,19 @@ class Tuner:
         def is_orphan(number: int, owner: str | None) -> bool:
             if owner == mine:  # asked for, and the answer was lost with the connection
                 return number not in self._running and number not in self._held
-            return not self.roll.is_at_work(owner)
+            return owner not in self._at_work
 
         return self.store.take_over(is_orphan, mine)
 
     def _may_start(self, wanted: int) -> bool:
         """Waits while all that is owed is under way: it may turn out infeasible, or its driver may die."""
-        while self._counted() < wanted:
+        while self.store.counted() < wanted:
             under_way = self.store.running()
-            if self._counted() + len(under_way) < wanted or any(
-                not self.roll.is_at_work(trial.owner) for trial in under_way.values()
-            ):
+            orphaned = any(trial.owner not in self._at_work for trial in under_way.values())
+            if orphaned or self.store.counted() + len(under_way) < wanted:
                 return True
             self._collect(wanted)
-            self.store.refresh()
         return False
-
-    def _counted(self) -> int:
-        return sum(counts(record) for record in self.store.records())
 
     def _next(self, wanted: int) -> str | None:
         """Starts one more trial; the reason to end the search, if there is one."""
@@ -200,7 +198,7 @@ class Tuner:
             return None
         if self._away >= AWAY_IN_A_ROW:
             return f"device '{self.device.name}' stays away: the search ends here, resume when it is back"
-        reason = exhausted([record for record in self.store.records() if not lapsed(record, self.study)], wanted)
+        reason = exhausted(self.store.standing(), wanted)
         if reason is not None:
             return reason
         with self._lock.step():  # a Gaussian process keeps a core busy
@@ -239,8 +237,8 @@ class Tuner:
 
     def _earlier(self, trial_id: str, number: int) -> TrialRecord | None:
         """A finished trial of the same identity."""
-        for record in self.store.records():
-            same = record.trial_id == trial_id and record.duplicate_of is None and record.number != number
+        for record in self.store.of_student(trial_id):
+            same = record.duplicate_of is None and record.number != number
             if same and record.status in ("COMPLETE", "INFEASIBLE") and not lapsed(record, self.study):
                 return record
         return None
@@ -262,15 +260,22 @@ class Tuner:
                 self._record(event.record, wanted)
             else:
                 self._died(event, wanted)
-        self._give_up_lost()
+        self._look_around()
         self._start_held(wanted)
+
+    def _look_around(self) -> None:
+        """What other drivers did: at once where there are any, else now and then to see whether there are."""
+        now = time.monotonic()
+        due = now - self._looked >= self.study.run.heartbeat_s
+        if due:
+            self._looked = now
+            self._at_work = {self.roll.me.id, *(driver.id for driver in self.roll.others())}
+        if due or len(self._at_work) > 1:
+            self.store.refresh()
+            self._give_up_lost()
 
     def _give_up_lost(self) -> None:
         """Ends the trials that another driver has taken over, having seen no sign of life of this one."""
-        now = time.monotonic()
-        if now - self._looked < self.study.run.heartbeat_s:
-            return
-        self._looked = now
         under_way = self.store.running()
         for number in [*self._running]:
             if number not in under_way or under_way[number].owner != self.roll.me.id:
@@ -281,7 +286,6 @@ class Tuner:
     def _start_held(self, wanted: int) -> None:
         for number in sorted(self._held) if self._held and len(self._running) < self.backend.slots else ():
             if not self._is_under_way(number):
-                self.store.refresh()  # another driver may have told the one that this waited for
                 return self._start(number, self._held.pop(number), wanted)
 
     def _died(self, event: Died, wanted: int) -> None:
@@ -304,8 +308,8 @@ class Tuner:
         if not self.store.tell(record, self.roll.me.id):
             return self.view.say(f"trial {record.number}: another driver has taken it over")
         share_latency(record, self.store, self.device.name)
-        self._keep_front()
-        done = sum(counts(known) for known in self.store.records())
+        self._front.keep(self.store)
+        done = self.store.counted()
         self.view.trial_ended(record, done, max(wanted, done))
 
     def _measure_again(self) -> None:
@@ -326,12 +330,7 @@ class Tuner:
             except (MeasurementFailed, OSError):  # what is on record stands
                 continue
             share_latency(student.model_copy(update={"latency": {device.name: latency}}), self.store, device.name)
-        self._keep_front()
-
-    def _keep_front(self) -> None:
-        names, limits = self.study.objectives.names, self.study.budget.limits()
-        kind, path = had_kind(self.study.device), self.folder / "front.json"
-        keep_front(path, self.store.records(), names, limits, self.device.name, kind)
+        self._front.keep(self.store)
 
     def _closing_words(self, ended: str | None) -> None:
         limits, kind, device = self.study.budget.limits(), had_kind(self.study.device), self.device.name

@@ -37,7 +37,7 @@ def one_at_a_time(storage: BaseStorage, name: str) -> Iterator[None]:
     on a file beside them, which holds between machines as far as their file system carries it. In memory: threads.
 
     Raises:
-        InputError: the server cannot be reached.
+        SQLAlchemyError: the server cannot be reached.
         TurnLost: on the way out: the server or its connection went away in between.
         RuntimeError: this thread holds it already.
     """
@@ -110,17 +110,10 @@ def _server(storage: RDBStorage, name: str) -> Iterator[None]:
         url, poolclass=sqlalchemy.NullPool, pool_reset_on_return=None, isolation_level="AUTOCOMMIT",
         connect_args=storage.engine_kwargs.get("connect_args", {}),
     )  # fmt: skip
-    try:
-        connection = engine.connect()
-    except SQLAlchemyError as error:
-        raise InputError(f"the study's storage failed: {reason_of(error, url)}") from None
-    with connection:
-        try:
-            if "advisory" in take:
-                _let_go_of_the_dead(connection)
-            connection.execute(sqlalchemy.text(take), {"key": value})
-        except SQLAlchemyError as error:
-            raise InputError(f"the study's storage failed: {reason_of(error, url)}") from None
+    with engine.connect() as connection:
+        if "advisory" in take:
+            _let_go_of_the_dead(connection)
+        connection.execute(sqlalchemy.text(take), {"key": value})
         yield
         try:
             kept = connection.execute(sqlalchemy.text(give_back), {"key": value}).scalar()

@@ -72,7 +72,7 @@ class TestEveryStorage:
         script = Path(__file__).with_name("drive_table.py")
         done = subprocess.run([sys.executable, script, tmp_path, "--storage", url], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        told = [json.loads(line) for line in done.stdout.splitlines()]
+        told = [event for line in done.stdout.splitlines() if isinstance(event := json.loads(line), list)]
         assert [[r.number, r.params] for r in records(tmp_path, url)] == told and len(told) >= 8
 
     def test_long_and_odd_attributes_are_kept_exactly(self, tmp_path, kind, places):
@@ -117,8 +117,8 @@ def contents(folder, url):
 
 
 WRITES = [
-    (optuna.Study, "enqueue_trial"), (optuna.Study, "ask"), (search.store, "suggest"),
-    (optuna.trial.Trial, "set_user_attr"), (optuna.trial.Trial, "set_constraint"), (optuna.Study, "tell"),
+    (search.store, "whole"), (search.store, "UnderWay"), (optuna.trial.Trial, "set_user_attr"),
+    (optuna.trial.Trial, "set_constraint"), (optuna.Study, "tell"),
 ]  # fmt: skip
 
 
