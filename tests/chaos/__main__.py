@@ -161,6 +161,8 @@ def _rage(storm: Storm, kills: int, cells: list[Cell]) -> Broken | None:
     except Broken as broken:
         print(f"BROKEN, seed {storm.seed}: {broken}", flush=True)
         return broken
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
     return None
 
 
