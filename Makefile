@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
 
-.PHONY: install demo test test-slow test-services lint lock bench
+.PHONY: install demo test test-slow test-services test-chaos lint lock bench
 
 install: $(STAMP)
 
@@ -24,6 +24,11 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# At least a hundred random kills over everything that can die; `KILLS=10 ONLY=local-sqlite SEED=7` for a quick look.
+KILLS ?= 100
+test-chaos: install
+	$(BIN)/python tests/chaos --kills $(KILLS) $(if $(ONLY),--only "$(ONLY)") $(if $(SEED),--seed $(SEED))
 
 # The studies on PostgreSQL, slow ones too; Debian's package is installed if no server is there.
 test-services: install

@@ -25,7 +25,15 @@ from sekd.errors import InputError
 __all__ = ["CERTIFICATE", "LEVELS", "RANKING", "SCREENING", "Latency", "Level", "MeasurementFailed", "measure"]
 
 ROOT = Path(__file__).parents[1]
-CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from search.agent.timing import main; sys.exit(main())"
+CHILD = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: nobody waits for the figures of a worker that was killed
+if os.getppid() != int(sys.argv[2]):  # it died before we asked to be told
+    sys.exit(1)
+sys.path.insert(0, sys.argv[1])
+from search.agent.timing import main
+sys.exit(main())
+"""
 STARTUP_S = 30.0  # a loaded machine may take this long to start Python and load onnxruntime
 ATTEMPTS = 3  # at a process through which the canary kept its speed
 PAUSE_S = 1.0  # before a device that is slower than it was is asked again
@@ -136,7 +144,7 @@ def keep_samples(replies: Sequence[dict[str, Any]], path: Path) -> None:
 def run_here(device: DeviceProfile, model: Path, request: dict[str, Any]) -> dict[str, Any]:
     """The reply of one fresh process of this machine; raises MeasurementFailed."""
     # -I: neither the folder nor the environment of the caller decides what is imported.
-    command = [sys.executable, "-I", "-c", CHILD, str(ROOT)]
+    command = [sys.executable, "-I", "-c", CHILD, str(ROOT), str(os.getpid())]
     text = json.dumps({**request, "model": str(Path(model).resolve())})
     timeout_s = request["limit_s"] + STARTUP_S
     try:

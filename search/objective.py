@@ -99,7 +99,12 @@ def _trained(job: Job, lock: DeviceLock, tell: Tell) -> Trained:
     def progress(now: Progress) -> None:
         tell("train", now.step / now.steps)
 
-    run = Run(torch_device=shared.torch_device, on_progress=progress, step_guard=lock.step)
+    run = Run(
+        torch_device=shared.torch_device,
+        checkpoint_every_s=shared.checkpoint_s,
+        on_progress=progress,
+        step_guard=lock.step,
+    )
     student = distill(config, prepared=prepared, cache=shared.cache, folder=job.folder, run=run)
     write_json(job.folder / "environment.json", {"hashes": shared.hashes, "environment": student.environment})
     return Trained(student.model, lambda at: training_audio(at, prepared, shared.cache), student.train_seconds)

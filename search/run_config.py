@@ -13,6 +13,7 @@ class RunConfig(Frozen):
     workers: int = Field(2, ge=1)
     threads: int = Field(1, ge=1)  # torch threads of each worker
     measure_frames: int = Field(128, ge=32)  # at their own pace, of a screening
+    checkpoint_s: float = Field(10.0, gt=0)  # between two checkpoints of a training: what a kill can cost
     heartbeat_s: float = Field(10.0, gt=0)  # between two signs of life of a driver
     lapse_s: float = Field(60.0, gt=0)  # without one a driver elsewhere is taken for dead
 

@@ -53,6 +53,7 @@ class Shared(Frozen):
     threads: int
     torch_device: str
     frames: int
+    checkpoint_s: float = 10.0
 
     @field_serializer("device", "others")
     def _as_written(self, profiles: DeviceProfile | tuple[DeviceProfile, ...]) -> Any:

@@ -127,6 +127,7 @@ class Tuner:
             threads=self.study.run.threads,
             torch_device=torch_device,
             frames=self.study.run.measure_frames,
+            checkpoint_s=self.study.run.checkpoint_s,
         )
 
     def run(self, trials: int | None = None) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from typing import IO, Any
 
 PR_SET_PDEATHSIG = 1
@@ -62,9 +63,10 @@ def _serve(line: str, replies: IO[str], stopping: list[bool]) -> None:
     except Exception as error:
         import traceback
 
-        traceback.print_exc()  # to this worker's log
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         full = shutil.disk_usage(job.folder.parent).free < DISK_FULL_BYTES
+        with suppress(OSError):  # the log lies on the disk that may be full, and the driver must hear of it
+            traceback.print_exc()
         print(json.dumps({"number": job.number, "died": reason, "disk_full": full}), file=replies)
 
 

@@ -53,6 +53,16 @@ def test_a_worker_takes_one_trial_after_another(tmp_path, cache, backend):
     assert workers[0] is workers[1]
 
 
+def test_a_crash_is_told_even_where_the_log_cannot_be_written(tmp_path, cache, backend):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/worker-0.log").symlink_to("/dev/full")
+    made = job(tmp_path, cache)
+    broken = made.model_copy(update={"shared": made.shared.model_copy(update={"unprocessed": tmp_path / "gone.json"})})
+    backend.submit(broken)
+    died = until(backend, ended)
+    assert isinstance(died, Died) and died.reason.startswith("FileNotFoundError")
+
+
 def test_a_killed_worker_is_told_and_replaced(tmp_path, cache, backend):
     backend.submit(job(tmp_path, cache, steps=ENDLESS))
     until(backend, training)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,31 @@ def test_a_child_that_hangs_or_dies_gives_no_number(tmp_path, monkeypatch, scrip
     monkeypatch.setattr(measuring, "STARTUP_S", 0.5)
     with pytest.raises(MeasurementFailed, match=message):
         measure(tmp_path / "m.onnx", HERE, level=FEW._replace(limit_s=0.5))
+
+
+def test_a_child_does_not_outlive_who_asked_for_its_figures(tmp_path):
+    model = streaming_model(tmp_path / "m.onnx", hop=32)
+    code = (
+        "import sys; from pathlib import Path; from search.device import load_device; "
+        "from search.measure import Level, measure; "
+        "measure(Path(sys.argv[1]), load_device('x86-1core'), level=Level('long', 50, 50, 1, 60.0, 90.0))"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", code, str(model)])
+    children = Path(f"/proc/{asking.pid}/task/{asking.pid}/children")
+    while not (found := children.read_text().split()):
+        time.sleep(0.05)
+    time.sleep(0.5)  # it asks for its end as its first act
+    asking.kill()
+    asking.wait()
+    time.sleep(0.5)
+    assert not [child for child in found if _alive(child)]
+
+
+def _alive(process):
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
 
 
 def test_other_devices_are_never_measured_here(tmp_path):
