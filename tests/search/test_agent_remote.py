@@ -56,6 +56,32 @@ def ran(monkeypatch):
     return found
 
 
+def test_a_device_measures_for_one_at_a_time_whoever_asks(model, monkeypatch, ran):
+    """Drivers on machines of their own share no lock: the queue of the agent is what keeps them apart."""
+    spans = []
+
+    def run(job, limits):
+        began = time.monotonic()
+        time.sleep(0.05)
+        spans.append((began, time.monotonic()))
+        return {"echo": 1}
+
+    monkeypatch.setattr(server, "run_job", run)
+    with agent() as served:
+        askers = [
+            threading.Thread(
+                target=run_on_agent, args=(board(served.port), model, {"hop_ms": float(n), "limit_s": 5.0})
+            )
+            for n in range(1, 7)
+        ]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+    assert len(spans) == 6
+    assert all(ended <= began for (_, ended), (began, _) in zip(spans, spans[1:], strict=False))
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
