@@ -242,29 +242,30 @@ class Store:
         return (self.noted("baseline") or {}).get("unprocessed", {})
 
     def take_over(self, is_orphan: Callable[[int, str | None], bool], driver: str | None) -> int | None:
-        """The number of an interrupted trial, from now on ``driver``'s; None if none was there at the last reading.
+        """The number of an interrupted trial, from now on ``driver``'s; None if there is none.
 
         Args:
-            is_orphan: says of a number and its owner whether nobody is at work on it.
+            is_orphan: says of a number and its owner whether nobody is at work on it; asked after both were read.
         """
-
-        def orphans() -> list[int]:
-            return [number for number, trial in self._under_way.items() if is_orphan(number, trial.owner)]
 
         def work() -> int | None:
             with one_at_a_time(self._storage, self._turn):
                 self.refresh()
-                for number in orphans():
-                    try:
-                        self._trial(number).set_user_attr(OWNER, driver)
-                        self._under_way[number] = self._under_way[number]._replace(owner=driver)
+                for number, trial in self._under_way.items():
+                    if is_orphan(number, trial.owner) and self._give(number, driver):
                         return number
-                    except optuna.exceptions.UpdateFinishedTrialError:  # its driver was alive after all
-                        continue
             return None
 
-        self._reading()
-        return self._exchange(work) if orphans() else None
+        return self._exchange(work)
+
+    def _give(self, number: int, driver: str | None) -> bool:
+        """Whether the trial is ``driver``'s now; not if its own was alive after all, and told it meanwhile."""
+        try:
+            self._trial(number).set_user_attr(OWNER, driver)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        self._under_way[number] = self._under_way[number]._replace(owner=driver)
+        return True
 
     def settings(self, number: int) -> dict[str, Any]:
         """The settings of a running trial."""

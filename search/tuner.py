@@ -9,12 +9,11 @@ from typing import Any
 
 from search.backends.base import Backend, Died, Done, Progress
 from search.baseline import gated_baseline
+from search.closing import measure_again, require_a_student
 from search.device import had_kind, load_device, require_torch_device
 from search.device_lock import DeviceLock, keep_off, lock_folder
 from search.drivers import Roll
-from search.ends import Interrupted, NothingFits, exhausted
-from search.measure import RANKING, MeasurementFailed
-from search.network_latency import measuring, network_latency
+from search.ends import Interrupted, exhausted
 from search.preflight import (
     check_also_on,
     check_device,
@@ -26,12 +25,11 @@ from search.preflight import (
 from search.ranking import KeptFront, share_latency
 from search.record import AWAY, TrialRecord
 from search.sampler import lapsed
-from search.selection import fits, front_of, nearest_misses
+from search.sharing import Sharing
 from search.storages import open_storage
 from search.store import Store
 from search.study import StudyDefinition, cache_folder
 from search.trial import Job, Shared, make_job
-from search.variants import flat, model_file, students
 from search.view import View
 from sekd.cache import write_json
 from sekd.config import content_hash, parse
@@ -102,8 +100,7 @@ class Tuner:
         self._away = 0
         self._running: dict[int, Job] = {}
         self._held: dict[int, dict[str, Any]] = {}  # as a trial with a lower number that is under way
-        self._looked = time.monotonic()
-        self._at_work = {self.roll.me.id, *(driver.id for driver in self.roll.others())}
+        self._sharing = Sharing(self.store, self.roll, study.run.heartbeat_s)
         self._deaths: dict[int, int] = {}
 
     def _what_jobs_share(self, torch_device: str) -> Shared:
@@ -148,11 +145,11 @@ class Tuner:
                 raise Interrupted from None
             finally:
                 self.backend.stop(now=True)
-        self._closing_words(ended)
+        self._close(ended)
 
     def _search(self, trials: int | None) -> str | None:
         """Why the search ended before all was done, if it did."""
-        while (number := self._orphan()) is not None:
+        while (number := self._sharing.orphan(self._own)) is not None:
             self._start(number, self.store.settings(number), self.study.trials)
             self._make_room(self.study.trials)
         self._finish(self.study.trials)
@@ -162,37 +159,33 @@ class Tuner:
             ended = self._next(wanted)
             self._make_room(wanted)
         self._finish(wanted)
-        self._measure_again()
+        if not self.roll.others():  # the last to leave does it
+            self.store.refresh()
+            measure_again(self.store, self.device, self.folder, self._lock, self.view)
+            self._front.keep(self.store)
         return ended
+
+    @property
+    def _own(self) -> set[int]:
+        """Numbers of the trials that this driver is at."""
+        return {*self._running, *self._held}
 
     def _finish(self, wanted: int) -> None:
         while self._running or self._held:
             self._collect(wanted)
 
-    def _orphan(self) -> int | None:
-        """An interrupted trial that nobody is at work on; it is this driver's from now on."""
-        mine = self.roll.me.id
-
-        def is_orphan(number: int, owner: str | None) -> bool:
-            if owner == mine:  # asked for, and the answer was lost with the connection
-                return number not in self._running and number not in self._held
-            return owner not in self._at_work
-
-        return self.store.take_over(is_orphan, mine)
-
     def _may_start(self, wanted: int) -> bool:
         """Waits while all that is owed is under way: it may turn out infeasible, or its driver may die."""
         while self.store.counted() < wanted:
-            under_way = self.store.running()
-            orphaned = any(trial.owner not in self._at_work for trial in under_way.values())
-            if orphaned or self.store.counted() + len(under_way) < wanted:
+            owed = wanted - self.store.counted() - len(self.store.running())
+            if owed > 0 or self._sharing.seems_orphaned(self._own):
                 return True
             self._collect(wanted)
         return False
 
     def _next(self, wanted: int) -> str | None:
         """Starts one more trial; the reason to end the search, if there is one."""
-        orphan = self._orphan()
+        orphan = self._sharing.orphan(self._own)
         if orphan is not None:
             self._start(orphan, self.store.settings(orphan), wanted)
             return None
@@ -218,7 +211,7 @@ class Tuner:
         if earlier is not None:
             twin = earlier.model_copy(update={"number": number, "params": params, "duplicate_of": earlier.number})
             return self._record(twin, wanted)
-        if self._is_under_way(number):
+        if self._sharing.is_twin(number):
             if number not in self._held:
                 self.view.say(f"trial {number} is a student that is under way already: it waits for that one")
             self._held[number] = params
@@ -228,12 +221,6 @@ class Tuner:
         self._running[number] = job
         self.view.trial_started(number, params)
         self.backend.submit(job)
-
-    def _is_under_way(self, number: int) -> bool:
-        """Whether a trial with a lower number and the same settings has not ended."""
-        under_way = self.store.running()
-        own = under_way[number].settings
-        return any(other < number and trial.settings == own for other, trial in under_way.items())
 
     def _earlier(self, trial_id: str, number: int) -> TrialRecord | None:
         """A finished trial of the same identity."""
@@ -260,32 +247,20 @@ class Tuner:
                 self._record(event.record, wanted)
             else:
                 self._died(event, wanted)
-        self._look_around()
+        if self._sharing.look_around():
+            self._give_up_lost()
         self._start_held(wanted)
 
-    def _look_around(self) -> None:
-        """What other drivers did: at once where there are any, else now and then to see whether there are."""
-        now = time.monotonic()
-        due = now - self._looked >= self.study.run.heartbeat_s
-        if due:
-            self._looked = now
-            self._at_work = {self.roll.me.id, *(driver.id for driver in self.roll.others())}
-        if due or len(self._at_work) > 1:
-            self.store.refresh()
-            self._give_up_lost()
-
     def _give_up_lost(self) -> None:
-        """Ends the trials that another driver has taken over, having seen no sign of life of this one."""
-        under_way = self.store.running()
-        for number in [*self._running]:
-            if number not in under_way or under_way[number].owner != self.roll.me.id:
-                self.view.say(f"trial {number}: another driver has taken it over")
+        for number in self._sharing.lost(self._own):
+            self.view.say(f"trial {number}: another driver has taken it over")
+            self._held.pop(number, None)
+            if self._running.pop(number, None) is not None:
                 self.backend.cancel(number)
-                del self._running[number]
 
     def _start_held(self, wanted: int) -> None:
         for number in sorted(self._held) if self._held and len(self._running) < self.backend.slots else ():
-            if not self._is_under_way(number):
+            if not self._sharing.is_twin(number):
                 return self._start(number, self._held.pop(number), wanted)
 
     def _died(self, event: Died, wanted: int) -> None:
@@ -312,39 +287,12 @@ class Tuner:
         done = self.store.counted()
         self.view.trial_ended(record, done, max(wanted, done))
 
-    def _measure_again(self) -> None:
-        """What stands on the front by a figure of a machine that was slowed gets another chance, once."""
-        if self.roll.others():  # the last to leave does it
-            return
-        self.store.refresh()
-        device, limits, kind = self.device, self.study.budget.limits(), had_kind(self.study.device)
-        front = front_of(flat(self.store.records()), self.study.objectives.names, limits, device.name, kind=kind)
-        again = [student for student in front if "slowed" in student.latency.get(device.name, {}).get("flags", ())]
-        if again:
-            self.view.say(f"measuring {len(again)} students again, since the machine was slow when they were")
-        for student in again:
-            path = model_file(self.folder, student)
-            try:
-                with measuring(device, self._lock) as lock:
-                    latency = network_latency(path, device, self.folder / "measured", level=RANKING, lock=lock)
-            except (MeasurementFailed, OSError):  # what is on record stands
-                continue
-            share_latency(student.model_copy(update={"latency": {device.name: latency}}), self.store, device.name)
-        self._front.keep(self.store)
-
-    def _closing_words(self, ended: str | None) -> None:
-        limits, kind, device = self.study.budget.limits(), had_kind(self.study.device), self.device.name
-        records = students(self.store.records(), limits, device, kind=kind)
+    def _close(self, ended: str | None) -> None:
         if ended is not None and self._away >= AWAY_IN_A_ROW:
             raise InputError(ended)
         if ended is not None:
             self.view.say(ended)
-        known = [record for record in records if record.status in ("COMPLETE", "INFEASIBLE")]
-        if known and all(r.status == "INFEASIBLE" or fits(r, limits, device, kind=kind) for r in known):
-            raise NothingFits(
-                f"no student of '{self.study.name}' fits its budget on {device}",
-                nearest_misses(records, limits, device, kind=kind),
-            )
+        require_a_student(self.study, self.store.records(), self.device.name)
 
 
 def _without_record(number: int, trial_id: str, params: dict[str, Any], status: Any, reason: str) -> TrialRecord:

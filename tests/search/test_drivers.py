@@ -18,7 +18,9 @@ from search.device import load_device
 from search.drivers import DRIVER, Driver, Roll, is_over, this_driver
 from search.ends import counts
 from search.preflight import check_one_machine
+from search.record import TrialRecord
 from search.run_config import RunConfig
+from search.sharing import Sharing
 from search.storages import open_storage
 from search.store import Store
 from search.study import read_study
@@ -134,6 +136,27 @@ def test_latencies_of_two_machines_are_not_mixed(tmp_path):
         check_one_machine(study, local, [ELSEWHERE])
     without = read_study(write_definition(tmp_path / "b"))
     check_one_machine(without, load_device("raspberry-pi-4"), [ELSEWHERE])
+
+
+def test_the_trial_of_a_driver_that_has_just_come_is_left_to_it(tmp_path):
+    study = read_study(write_definition(tmp_path, {"budget": {}, "run/heartbeat_s": 100.0, "run/lapse_s": 300.0}))
+    (tmp_path / "run").mkdir()
+    ours, theirs = (Store.create(study, open_storage(tmp_path / "run")) for _ in range(2))
+    roll = Roll(ours, study.run)
+    sharing = Sharing(ours, roll, study.run.heartbeat_s)
+    theirs.note(DRIVER + ELSEWHERE.id, ELSEWHERE.model_dump())  # after it was looked who is there
+    number, _ = theirs.ask(ELSEWHERE.id)
+    ours.refresh()
+    assert sharing.seems_orphaned(set()) and sharing.orphan(set()) is None
+    assert not sharing.seems_orphaned(set())
+    theirs.note(DRIVER + ELSEWHERE.id, ELSEWHERE.model_copy(update={"left": True}).model_dump())
+    later = Sharing(ours, Roll(ours, study.run), study.run.heartbeat_s)
+    assert later.orphan(set()) == number and ours.running()[number].owner != ELSEWHERE.id
+    assert not theirs.tell(blank(number), ELSEWHERE.id), "told by a driver whose trial it is no more"
+
+
+def blank(number):
+    return TrialRecord(trial_id="x", variant_id="x", number=number, status="FAILED")
 
 
 def start(folder, *words):
