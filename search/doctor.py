@@ -18,8 +18,8 @@ from sekd.config import Frozen
 from sekd.errors import InputError
 
 JUMP_S = 5.0  # what two machines' clocks may differ by without a word
-# What our writers leave beside a file when they are killed: `.name.PID`, `.name.PID.npz`, `name.partial`.
-HALF_WRITTEN = re.compile(r"^\..+\.\d+(\.npz)?$|^\.?.+\.partial$")
+# What we leave when we are killed: `.name.PID`, `.name.PID.npz`, `name.partial`; under Ray `.name.coming` and marks.
+HALF_WRITTEN = re.compile(r"^\..+\.\d+(\.npz)?$|^\.?.+\.partial$|^\..+\.coming$|^\.ray-[0-9a-f]{32}$")
 
 
 class Finding(Frozen):

@@ -85,7 +85,8 @@ class RayBackend(Backend):
 
     def _at_home(self) -> Any:
         here = on_node(ray.get_runtime_context().get_node_id())
-        options = {"num_cpus": 0, "max_concurrency": 8, "scheduling_strategy": here}
+        again = {"max_restarts": -1, "max_task_retries": -1}  # killed, it comes back with what it knew
+        options = {"num_cpus": 0, "max_concurrency": 8, "scheduling_strategy": here, **again}
         return ray.remote(Home).options(**options).remote(self._folder, new_token(self._folder), self._driver)
 
     def _run_tune(self, storage_path: str | None, callbacks: Sequence[tune.Callback]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -14,7 +15,7 @@ import ray
 
 from search.device_lock import lock_folder
 from search.trial import Job, Shared
-from sekd.cache import build_once, locked
+from sekd.cache import build_once, locked, write_json
 from sekd.errors import InputError
 
 CHUNK_BYTES = 4 << 20
@@ -23,15 +24,19 @@ STAYS = ("lock",)  # of a trial's folder
 
 
 class Home:
-    """Runs on the driver's machine: reads and writes for nodes that do not see its files, and tells who is wanted."""
+    """Runs on the driver's machine: reads and writes for nodes that do not see its files, and tells who is wanted.
+
+    What it must remember lies in files, so that Ray may start it again when its process was killed.
+    """
 
     def __init__(self, run: Path, token: str, facts: dict[str, str]) -> None:
         self._run, self._token, self._facts = run.resolve(), token, facts
-        self._jobs: dict[str, Job] = {}
+        self._kept = self._run / "ray" / f".home-{token[:16]}"
+        self._kept.mkdir(parents=True, exist_ok=True)
         self._readable: set[Path] = {self._run}
-        self._ended: set[str] = set()
-        self._hurried = False
         self._marked = {run}
+        for kept in self._kept.glob("*.json"):
+            self._open(self.job(kept.stem))
 
     def facts(self) -> dict[str, str]:
         return self._facts
@@ -41,34 +46,38 @@ class Home:
 
     def give(self, key: str, job: str) -> None:
         """Keeps the job for whoever asks under ``key``; files that it names may be read from now on."""
-        self._jobs[key] = Job.model_validate_json(job)
-        for path in shared_paths(self._jobs[key].shared):
+        write_json(self._kept / f"{key}.json", json.loads(job))
+        self._open(job)
+
+    def _open(self, job: str) -> None:
+        for path in shared_paths(Job.model_validate_json(job).shared):
             self._readable.add(path.resolve())
             if path.parent not in self._marked:
                 leave_token(path.parent, self._token)
                 self._marked.add(path.parent)
 
     def job(self, key: str) -> str:
-        return self._jobs[key].model_dump_json()
+        return (self._kept / f"{key}.json").read_text(encoding="utf-8")
 
     def end(self, key: str) -> None:
         """The trial ``key`` is to save a checkpoint and end."""
-        self._ended.add(key)
+        (self._kept / f"{key}.ended").touch()
 
     def wanted(self, key: str) -> bool:
-        return key not in self._ended
+        return not (self._kept / f"{key}.ended").exists()
 
     def hurry(self) -> None:
         """Whoever ends does so without a checkpoint."""
-        self._hurried = True
-
-    def tidy(self) -> None:
-        """Takes the marks away by which nodes knew folders."""
-        for folder in self._marked:
-            (folder / TOKEN.format(self._token)).unlink(missing_ok=True)
+        (self._kept / "hurried").touch()
 
     def hurried(self) -> bool:
-        return self._hurried
+        return (self._kept / "hurried").exists()
+
+    def tidy(self) -> None:
+        """Takes away what it remembered, and the marks by which nodes knew folders."""
+        shutil.rmtree(self._kept, ignore_errors=True)
+        for folder in self._marked:
+            (folder / TOKEN.format(self._token)).unlink(missing_ok=True)
 
     def listing(self, path: Path) -> list[tuple[str, int]]:
         """Names, relative to ``path``, and sizes of the files below it; of a file itself, as ``.``."""
@@ -84,13 +93,17 @@ class Home:
             file.seek(start)
             return file.read(CHUNK_BYTES)
 
-    def write(self, path: Path, data: bytes, *, first: bool, last: bool) -> None:
-        """One chunk of a file in the run's folder, which is there when its last chunk is."""
+    def write(self, path: Path, data: bytes, start: int, *, last: bool) -> None:
+        """One chunk of a file in the run's folder, which is there when its last chunk is; twice is as good as once."""
         target = self._allowed(path, within=self._run)
+        if last and start and not target.with_name(f".{target.name}.coming").exists():
+            return  # done before, and the answer was lost
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.coming")
-        with open(partial, "wb" if first else "ab") as file:
+        with open(partial, "r+b" if start else "wb") as file:
+            file.seek(start)
             file.write(data)
+            file.truncate()
             if last:
                 file.flush()
                 os.fsync(file.fileno())
@@ -232,11 +245,13 @@ def fetch(home: Any, source: Path, target: Path) -> None:
 
 def send(home: Any, source: Path, target: Path) -> None:
     with open(source, "rb") as file:  # one file, even if another is renamed over it meanwhile
-        data, first = file.read(CHUNK_BYTES), True
-        while data or first:
+        data, start = file.read(CHUNK_BYTES), 0
+        while data or not start:
             following = file.read(CHUNK_BYTES)
-            ray.get(home.write.remote(target, data, first=first, last=not following))
-            data, first = following, False
+            ray.get(home.write.remote(target, data, start, last=not following))
+            data, start = following, file.tell() - len(following)
+            if not data:
+                return
 
 
 def send_folder(home: Any, place: Place) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -96,6 +97,25 @@ def test_a_driver_that_is_killed_loses_only_work_since_the_checkpoint(tmp_path, 
         assert len(actors()) == 1
     finally:
         backend.stop(now=True)
+
+
+@pytest.mark.slow
+def test_the_actor_that_knows_the_jobs_comes_back_with_them(tmp_path, cache):
+    backend = make(tmp_path)
+    try:
+        backend.submit(job(tmp_path, cache, steps=400))
+        until(backend, training)
+        for process in processes(b"ray::Home"):
+            os.kill(process, signal.SIGKILL)
+        assert isinstance(until(backend, ended), Done)
+        for process in processes(b"ray::Home"):
+            os.kill(process, signal.SIGKILL)
+        backend.submit(job(tmp_path, cache, 1))
+        done = until(backend, ended)
+        assert isinstance(done, Done) and (done.number, done.record.status) == (1, "COMPLETE")
+    finally:
+        backend.stop()
+    assert not list((tmp_path / "ray").glob(".home-*"))
 
 
 def test_nodes_that_differ_are_refused():
