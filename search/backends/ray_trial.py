@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import shutil
 import threading
@@ -14,6 +13,7 @@ import ray
 from ray import tune
 
 from search.backends.ray_files import Place, send, send_folder, settle
+from search.backends.ray_node import require_same, this_node
 from search.record import TrialRecord
 from search.trial import Job
 from sekd.data import DEMO
@@ -184,47 +184,6 @@ def figures(record: TrialRecord, job: Job) -> dict[str, Any]:
         "scores": scores, "cost": cost, "latency_p50_ms": {k: v for k, v in latency.items() if v is not None},
         "seconds": seconds, "status": record.status,
     }  # fmt: skip
-
-
-def this_node() -> dict[str, str]:
-    """What must be equal on all machines of a study, and what tells machines apart."""
-    from sekd.preparation import CORE_VERSION
-
-    return {
-        "sekd core": str(CORE_VERSION),
-        "torch": importlib.metadata.version("torch"),
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        "host": platform.node(),
-    }
-
-
-def require_same(driver: dict[str, str], node: dict[str, str], job: Job | None = None) -> None:
-    """Refuses a node on which the same configuration could give another result.
-
-    Raises:
-        InputError: names what differs.
-    """
-    for key in ("sekd core", "torch", "python"):
-        if driver[key] != node[key]:
-            raise InputError(
-                f"node {node['host']} has {key} {node[key]}, the driver has {driver[key]}: install the same"
-            )
-    if job is not None and job.shared.latency_wanted and job.shared.device.latency == "local":
-        require_one_machine(driver, node, job.shared.device.name)
-
-
-def require_one_machine(driver: dict[str, str], node: dict[str, str], device: str) -> None:
-    """Refuses to measure one device on two machines.
-
-    Raises:
-        InputError: says what to do instead.
-    """
-    if driver["boot"] != node["boot"]:
-        raise InputError(
-            f"device '{device}' is measured where a trial runs, and node {node['host']} is another machine than the "
-            'driver\'s: latencies would mix; run `sekd agent` on one machine and give the device latency = "agent"'
-        )
 
 
 def _require_recordings(place: Place) -> None:

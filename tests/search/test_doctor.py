@@ -72,7 +72,8 @@ def test_missing_files_of_a_trained_student_stay_wrong(run, capsys):
 
 def test_a_repair_takes_what_is_half_written_or_unreadable_and_nothing_else(run, capsys):
     left = [run / ".front.json.4711", run / "trials/1/checkpoint.partial", run / "trials/0/.model.safetensors.99",
-            run / "measured/.x-screening.npz.12.npz", run / f".ray-{'a' * 32}", run / "trials/1/.model.onnx.coming"]  # fmt: skip
+            run / "measured/.x-screening.npz.12.npz", run / f".ray-{'a' * 32}",
+            run / "trials/1/.model.onnx.coming"]  # fmt: skip
     broken = [run / "measured/x-screening.json", run / "trials/3/result.json"]
     (run / "measured").mkdir(exist_ok=True)
     for path in left + broken:

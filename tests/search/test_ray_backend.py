@@ -15,7 +15,7 @@ from backend_contract import ENDLESS, TrainingContract, ended, job, training, un
 from ray_nodes import family_of
 
 from search.backends.base import Done
-from search.backends.ray_trial import require_one_machine, require_same
+from search.backends.ray_node import require_one_machine, require_same
 from search.run_config import Resources
 from sekd.errors import InputError
 
