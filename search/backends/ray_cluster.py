@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -59,6 +60,7 @@ class Cluster:
         at_once = workers or max(1, int(cores // cpus_of(resources)))
         folder = self._temp = temp or Path(tempfile.mkdtemp(prefix="sekd-ray-"))
         self._own_token = _token_of_our_own()
+        _one_machine(True)
         ray.init(
             num_cpus=max(cores, math.ceil(at_once * cpus_of(resources))),
             resources={name: amount * at_once for name, amount in resources.custom.items()} or None,
@@ -77,10 +79,17 @@ class Cluster:
         if self._temp is not None:
             shutil.rmtree(self._temp, ignore_errors=True)
             self._temp = None
+            _one_machine(False)
         if self._own_token:
             self._own_token = False
             del os.environ["RAY_AUTH_TOKEN"], os.environ["RAY_AUTH_MODE"]
             _read_authentication()
+
+
+def _one_machine(alone: bool) -> None:
+    """Whether Ray keeps to 127.0.0.1, as it does on systems where it knows no clusters; else it listens everywhere."""
+    ray_constants.ENABLE_RAY_CLUSTER = not alone
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0" if alone else "1"
 
 
 def _join(address: str) -> None:

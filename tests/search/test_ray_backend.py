@@ -173,14 +173,30 @@ def test_a_trial_through_tune_and_nothing_left_of_ray(tmp_path):
         backend.submit(job(tmp_path, tmp_path / "cache"))
         done = until(backend, ended)
         running = processes(b"raylet", b"gcs_server")
+        heard_at = listening(family_of(os.getpid()))
     finally:
         backend.stop(now=True)
     assert isinstance(done, Done) and done.record.status == "COMPLETE"
     assert running and not set(running) & set(processes(b"raylet", b"gcs_server"))
+    assert heard_at and {address.removeprefix("::ffff:") for address in heard_at} == {"127.0.0.1"}
     figures = {name: value for file in (tmp_path / "ray").rglob("events.out*") for name, value in scalars(file)}
     assert figures["ray/tune/scores/pesq_wb"] == pytest.approx(done.record.scores["pesq_wb"].mean)
     assert figures["ray/tune/cost/macs_per_s"] == pytest.approx(done.record.cost.macs_per_s)
     assert figures["ray/tune/share"] == 1
+
+
+def listening(pids):
+    """Addresses at which these processes can be reached over a network."""
+    import psutil
+
+    found = set()
+    for pid in pids:
+        try:
+            connections = psutil.Process(pid).net_connections("inet")
+        except psutil.Error:  # it has ended meanwhile
+            continue
+        found |= {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    return found
 
 
 def scalars(path):
