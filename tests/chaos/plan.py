@@ -30,7 +30,9 @@ class Cell(NamedTuple):
 
 
 WORKER = Worker(lambda process: "search.backends.worker" in process.words)
-RAY_WORKER = Worker(lambda process: process.words.startswith("ray::"), "ray worker")
+RAY_WORKER = Worker(
+    lambda process: process.words.startswith(("ray::ResourceTrainable", "ray::TrialOnNode")), "ray worker"
+)
 
 CELLS = (
     Cell("local", "sqlite", Driver(), 4),

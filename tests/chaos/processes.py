@@ -60,12 +60,14 @@ class Marked:
             return True
         return any(self._mark in link for link in _links(process.pid))
 
-    def left_after(self, limit_s: float) -> tuple[float, list[Process]]:
-        """Seconds until none was alive, and who still was after ``limit_s``."""
+    def left_after(self, limit_s: float, patience: tuple[str, ...] = ()) -> tuple[float, list[Process]]:
+        """Seconds until none was alive whose words do not begin as in ``patience``, and who was after ``limit_s``."""
         began = time.monotonic()
-        while (left := self.alive()) and time.monotonic() - began < limit_s:
+        while True:
+            left = [process for process in self.alive() if not process.words.startswith(patience)]
+            if not left or time.monotonic() - began > limit_s:
+                return time.monotonic() - began, left
             time.sleep(0.02)
-        return time.monotonic() - began, left
 
     def kill(self, chosen: Callable[[Process], bool] = lambda process: True) -> None:
         for process in self.alive():

@@ -66,7 +66,7 @@ class Siege:
         if not self.command.wait(FINISH_S):
             self.marked.kill()
             return [f"not at its end after {FINISH_S:g} s; last: {' / '.join(self.command.lines[-3:])}"]
-        _, left = self.marked.left_after(10.0 if self.backend == "ray" else 3.0)
+        _, left = self.marked.left_after(90.0 if self.backend == "ray" else 3.0)  # Ray's agents of killed clusters
         wrong = [f"process {p.pid} outlived the search: {p.words[:120]}" for p in left]
         if self.command.process.returncode != 0:
             said = [*self.command.lines[-3:], *self.command.errors[-5:]]
