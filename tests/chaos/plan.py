@@ -33,6 +33,7 @@ WORKER = Worker(lambda process: "search.backends.worker" in process.words)
 RAY_WORKER = Worker(
     lambda process: process.words.startswith(("ray::ResourceTrainable", "ray::TrialOnNode")), "ray worker"
 )
+RAY_HOME = Worker(lambda process: process.words.startswith("ray::Home"), "ray home")
 
 CELLS = (
     Cell("local", "sqlite", Driver(), 4),
@@ -50,6 +51,8 @@ CELLS = (
     Cell("ray", "sqlite", Driver(), 2),
     Cell("ray", "sqlite", RAY_WORKER, 2),
     Cell("ray", "sqlite", Raylet(), 2),
+    Cell("ray", "sqlite", RAY_HOME, 1),
+    Cell("ray", "postgresql", RAY_HOME, 1),
     Cell("ray", "sqlite", Everything(), 1),
     Cell("ray", "journal", Driver(), 1),
     Cell("ray", "journal", RAY_WORKER, 1),
