@@ -17,6 +17,7 @@ from search.backends.base import Backend, Event
 from search.backends.ray_cluster import Cluster, bundle, every_node, on_node, slots_of
 from search.backends.ray_home import Home, new_token
 from search.backends.ray_node import require_one_machine, require_same, this_node
+from search.backends.ray_obituary import Obituary
 from search.backends.ray_trial import TrialOnNode
 from search.backends.ray_tune import RETRIES, Ears, Jobs, Stop
 from search.device import DeviceProfile
@@ -59,6 +60,10 @@ class RayBackend(Backend):
         self._lost: BaseException | None = None
         self._stopped = False
         self._cluster = Cluster(address, resources, workers, temp)
+        self._obituary = Obituary(
+            f"sekd: the driver was ended, as Ray does when its raylet on this machine dies; every finished trial is on "
+            f"record: continue with sekd resume {self._folder.name}"
+        )
         try:
             self._driver = this_node() | {"storage": "given" if storage_path else ""}
             if address is not None:
@@ -69,6 +74,7 @@ class RayBackend(Backend):
             self._home = self._at_home()
         except BaseException:
             self._cluster.close()
+            self._obituary.close()
             raise
         self._jobs = Jobs(self._home, self._keys)
         self._fit = threading.Thread(target=self._run_tune, args=(storage_path, callbacks), daemon=True)
@@ -161,6 +167,7 @@ class RayBackend(Backend):
             ray.get(self._home.tidy.remote())
             ray.kill(self._home)
         self._cluster.close()
+        self._obituary.close()
 
 
 def _name(trial: Any) -> str:

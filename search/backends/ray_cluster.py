@@ -24,6 +24,7 @@ from sekd.errors import InputError
 OBJECT_STORE_BYTES = 150 << 20  # files travel in chunks; Ray's own default is a third of the machine's memory
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # or it writes to the driver's stderr
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "5",  # as the processes of the local backend: the driver and a person's own work come first
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -61,16 +62,20 @@ class Cluster:
         folder = self._temp = temp or Path(tempfile.mkdtemp(prefix="sekd-ray-"))
         self._own_token = _token_of_our_own()
         _one_machine(True)
-        ray.init(
-            num_cpus=max(cores, math.ceil(at_once * cpus_of(resources))),
-            resources={name: amount * at_once for name, amount in resources.custom.items()} or None,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
+        try:
+            ray.init(
+                num_cpus=max(cores, math.ceil(at_once * cpus_of(resources))),
+                resources={name: amount * at_once for name, amount in resources.custom.items()} or None,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+        except Exception as error:  # it raises plain ones
+            self.close()
+            raise InputError(f"Ray did not start on this machine: {str(error).strip().splitlines()[0]}") from error
 
     def close(self) -> None:
         if self._joined_before:
