@@ -8,6 +8,8 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +65,17 @@ class Cluster:
         self._own_token = _token_of_our_own()
         _one_machine(True)
         try:
-            ray.init(
-                num_cpus=max(cores, math.ceil(at_once * cpus_of(resources))),
-                resources={name: amount * at_once for name, amount in resources.custom.items()} or None,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-            )
+            with _silent():
+                ray.init(
+                    num_cpus=max(cores, math.ceil(at_once * cpus_of(resources))),
+                    resources={name: amount * at_once for name, amount in resources.custom.items()} or None,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(folder),
+                )
         except Exception as error:  # it raises plain ones
             self.close()
             raise InputError(f"Ray did not start on this machine: {str(error).strip().splitlines()[0]}") from error
@@ -89,6 +92,19 @@ class Cluster:
             self._own_token = False
             del os.environ["RAY_AUTH_TOKEN"], os.environ["RAY_AUTH_MODE"]
             _read_authentication()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps Ray's libraries off stderr while they start: one says there how little it is going to say there."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _one_machine(alone: bool) -> None:
@@ -108,7 +124,8 @@ def _join(address: str) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # Ray does so for clusters that it starts alone
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _silent():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         told = str(error).splitlines()[0]
         raise InputError(f"--address {address}: no cluster there that takes our RAY_AUTH_TOKEN: {told}") from error
