@@ -7,7 +7,9 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,8 +98,8 @@ class Cluster:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps Ray's libraries off stderr while they start: one says there how little it is going to say there."""
-    kept = os.dup(2)
+    """Around Ray's start: its libraries say nothing on stderr, and what Python does on SIGTERM stays what it was."""
+    kept, handler = os.dup(2), signal.getsignal(signal.SIGTERM)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
@@ -105,6 +107,8 @@ def _silent() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would end the driver with a stack trace
 
 
 def _one_machine(alone: bool) -> None:
