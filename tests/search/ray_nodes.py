@@ -18,8 +18,8 @@ class Nodes:
     def __init__(self, temp, count, hidden=()):
         self.temp, self.count, self.hidden = temp, count, hidden
         self.token = secrets.token_hex(32)
-        self.address = f"{HEAD}:{20000 + os.getpid() % 10000}"
-        self._bridge = f"sekd{os.getpid() % 10**6}"
+        self.address = f"{HEAD}:{20000 + secrets.randbelow(10000)}"  # the last cluster's may not be free yet
+        self._bridge = f"sekd{secrets.token_hex(3)}"
         self._spaces, self._nodes = [], []
 
     def __enter__(self):
@@ -71,7 +71,7 @@ class Nodes:
         ends = time.monotonic() + 60
         while "Ray runtime started" not in (self.temp / f"{address}.log").read_text():
             if process.poll() is not None or time.monotonic() > ends:
-                raise OSError((self.temp / f"{address}.log").read_text())
+                raise RuntimeError((self.temp / f"{address}.log").read_text())
             time.sleep(0.2)
 
     def __exit__(self, *_):
