@@ -270,6 +270,9 @@ class Tuner:
                 f"free some space, then sekd resume {self.study.name}"
             )
         job = self._running.pop(event.number)
+        ended = job.folder / "result.json"
+        if ended.exists():  # only the news of it was lost
+            return self._record(TrialRecord.model_validate_json(ended.read_text()), wanted)
         deaths = self._deaths[event.number] = self._deaths.get(event.number, 0) + 1
         if deaths <= RETRIES and not event.final:
             self.view.say(f"trial {event.number}: {event.reason}; it continues from its checkpoint")

@@ -16,7 +16,7 @@ from search.backends.ray_cluster import alive
 from search.record import TrialRecord
 from search.trial import Job
 
-RETRIES = 1  # by Tune, of a trial whose process died
+RETRIES = 3  # by Tune, of a trial whose process died; one death may count as two: training and saving were under way
 IDLE_S = 60.0
 
 
@@ -139,4 +139,4 @@ class Ears(tune.Callback):
 def _why(told: str) -> str:
     """The last failure of Tune's error file in one line."""
     lines = [line.strip() for line in told.rpartition("Failure #")[2].splitlines()[1:] if line.strip()]
-    return f"the trial's process died {RETRIES + 1} times: {lines[0] if lines else 'no reason is known'}"
+    return f"the trial's process died too often: {lines[0] if lines else 'no reason is known'}"

@@ -100,6 +100,21 @@ def test_a_trial_whose_worker_died_is_tried_once_more(tmp_path, deaths, status):
     assert record.reason == (None if status == "COMPLETE" else "the worker was killed by SIGKILL")
 
 
+def test_a_trial_that_had_ended_when_its_worker_died_is_not_run_again(tmp_path):
+    class Mortal(TableBackend):
+        def collect(self, timeout_s):
+            job = self._waiting.pop(0)
+            (job.folder / "result.json").write_text(recorded(job).model_dump_json())
+            return [Died(job.number, "the worker was killed by SIGKILL", final=job.number % 2 == 0)]
+
+    study = read_study(write_definition(tmp_path, {"budget": {}}))
+    backend = Mortal(recorded)
+    tuner = Tuner(study, tmp_path / "run", backend, View(), prepared=prepared_run(study, tmp_path / "run"))
+    tuner.run(3)
+    assert [job.number for job in backend.submitted] == [0, 1, 2]
+    assert [record.status for record in tuner.store.records()] == ["COMPLETE"] * 3
+
+
 def test_the_first_trials_are_given(tmp_path):
     mine = {"student.width": 4, "distill.schedule.kind": "one_step", "train.lr": 2e-3}
     write_definition(tmp_path, {"enqueue": [mine]})
