@@ -81,6 +81,7 @@ def _start(packed, folder, *arguments, **environment):
     return subprocess.Popen(
         [sys.executable, "-I", str(packed), *arguments], cwd=folder, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )  # fmt: skip
 
 
