@@ -43,7 +43,7 @@ class _Notes(NamedTuple):
         found = self.storage.get_study_user_attrs(self.study)
         return {key: value for key, value in found.items() if key.startswith(prefix)}
 
-    def note(self, key: str, value: Any, *, patience_s: float | None = None) -> None:
+    def sign(self, key: str, value: Any) -> None:
         raise NotImplementedError("a copy drives nothing")
 
 

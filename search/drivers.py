@@ -77,7 +77,7 @@ def is_over(driver: Driver) -> bool | None:
 class Board(Protocol):
     """Where drivers read of each other: the study's attributes."""
 
-    def note(self, key: str, value: Any, *, patience_s: float | None = ...) -> None:
+    def sign(self, key: str, value: Any) -> None:
         """Writes one."""
 
     def notes(self, prefix: str) -> Mapping[str, Any]:
@@ -160,4 +160,4 @@ class Roll:
 
     def _say(self, *, left: bool = False) -> None:
         self.me = self.me.model_copy(update={"beat": self.me.beat + 1, "left": left})
-        self._board.note(DRIVER + self.me.id, self.me.model_dump(), patience_s=0.0)
+        self._board.sign(DRIVER + self.me.id, self.me.model_dump())

@@ -9,7 +9,6 @@ from search.record import TrialRecord
 
 LATENCY_OF = "sekd_latency_of:"  # then the device and the student: one attribute of the study each
 LATENCY = "sekd_latency:"  # then the device: all its students in one, as format 1 had it
-PREFIXES = (LATENCY_OF, LATENCY)
 
 
 def key_of(number: int, variant: str | None) -> str:

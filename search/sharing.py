@@ -61,5 +61,7 @@ class Sharing:
     def is_twin(self, number: int) -> bool:
         """Whether a trial with a lower number and the same settings has not ended."""
         under_way = self._store.running()
-        own = under_way[number].settings
-        return any(other < number and trial.settings == own for other, trial in under_way.items())
+        own = under_way.get(number)
+        if own is None:  # another driver's by now: `lost` says so at the next look around
+            return True
+        return any(other < number and trial.settings == own.settings for other, trial in under_way.items())

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.ends import counts
 from search.exchange import Say, exchange
-from search.later import LATENCY_OF, PREFIXES, Later, key_of
+from search.later import LATENCY_OF, Later, key_of
 from search.proposals import Proposer, whole
 from search.record import TrialRecord
 from search.sampler import constraints, needs_worst, suggest, told
@@ -97,8 +97,8 @@ class Store:
         store.note("sekd_format", FORMAT)
         return store
 
-    def _exchange(self, work: Callable[[], Result], patience_s: float | None = None) -> Result:
-        return exchange(work, self._say, patience_s=patience_s)
+    def _exchange(self, work: Callable[[], Result]) -> Result:
+        return exchange(work, self._say)
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
         """Remembers what makes this study the same; refuses to continue as another.
@@ -177,12 +177,19 @@ class Store:
         for (number, variant), latency in latencies.items():
             self.note(f"{LATENCY_OF}{device}:{key_of(number, variant)}", dict(latency))
 
-    def note(self, key: str, value: Any, *, patience_s: float | None = None) -> None:
+    def note(self, key: str, value: Any) -> None:
         """A fact about the whole study, such as what unprocessed audio scores."""
-        self._exchange(lambda: self._study.set_user_attr(key, value), patience_s)
+        self._exchange(lambda: self._study.set_user_attr(key, value))
         self._notes = {**self._notes, key: value}
-        if key.startswith(PREFIXES):  # not for signs of life, which a thread of their own writes
-            self._later.read(self._notes)
+        self._later.read(self._notes)
+
+    def sign(self, key: str, value: Any) -> None:
+        """Writes a sign of life, from a thread of its own: nothing that was read changes, and no server is waited for.
+
+        Raises:
+            InputError: the storage failed, or is away.
+        """
+        exchange(lambda: self._study.set_user_attr(key, value), patience_s=0.0)
 
     def noted(self, key: str) -> Any:
         return self._notes.get(key)

@@ -36,7 +36,7 @@ class Watch:
     def __init__(self):
         self.written, self.now = {}, 0.0
 
-    def note(self, key, value, *, patience_s=None):
+    def sign(self, key, value):
         self.written[key] = value
 
     def notes(self, prefix):
