@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import model_serializer
 from torch import Tensor, nn
 
 from sekd.config import Frozen
 from sekd.errors import InputError
 from sekd.models.blocks import Block
+from sekd.models.gates import GateConfig, Gating, drawn
 
 SAMPLE_RATE = 16000
 STATE_NAMES = ("conv_cache", "tra_cache", "inter_cache")  # the three that sherpa-onnx carries
@@ -30,7 +32,17 @@ class State(NamedTuple):
 
 
 class NetworkConfig(Frozen):
-    """What builds a network: a family and its sizes."""
+    """What builds a network: a family and its sizes; ``gate`` makes it slimmable, in families that know how."""
+
+    gate: GateConfig | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_gate(self, serialise: Any) -> dict[str, Any]:
+        """A network without gates is written, and told apart, as it was before there were any."""
+        document = serialise(self)
+        if document.get("gate") is None:
+            document.pop("gate", None)
+        return document
 
     @property
     def streams(self) -> bool:
@@ -53,6 +65,9 @@ class Enhancer(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._taps: list[Tensor] | None = None
+        self._gates: list[Tensor] | None = None
+        self.gating: Gating | None = None  # how gates are drawn while it trains; None: by their threshold
+        self.forced: bool | list[bool] | None = None  # gates open or shut, whatever the policy says
 
     @abstractmethod
     def forward(self, noisy: Tensor) -> Tensor:
@@ -100,6 +115,35 @@ class Enhancer(nn.Module, ABC):
         if self._taps is not None:
             self._taps.append(x)
         return x
+
+    @contextmanager
+    def watched(self) -> Iterator[list[Tensor]]:
+        """Collects the gates of every run, ``(batch, gate, frame)``, with their gradient; none of a static network."""
+        gates: list[Tensor] = []
+        self._gates = gates
+        try:
+            yield gates
+        finally:
+            self._gates = None
+
+    @contextmanager
+    def held(self, gates: bool | list[bool]) -> Iterator[None]:
+        """Gates open, or shut: all of them, or one by one where each module has its own."""
+        before, self.forced = self.forced, gates
+        try:
+            yield
+        finally:
+            self.forced = before
+
+    def decide(self, logits: Tensor, threshold: Tensor) -> Tensor:
+        """Gates ``(batch, gate, frame)`` from a policy's logits, shown to whoever watches."""
+        gates = drawn(logits, self.gating, threshold)
+        if self.forced is not None:
+            forced = gates.new_tensor(self.forced, dtype=gates.dtype)
+            gates = forced.reshape(-1, 1).expand_as(gates[0]).expand_as(gates)
+        if self._gates is not None:
+            self._gates.append(gates)
+        return gates
 
     def weight_bytes(self) -> int:
         """Bytes of all that the device must store: parameters and fixed matrices, as float32."""

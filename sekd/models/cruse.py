@@ -10,12 +10,16 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from sekd.models.base import SAMPLE_RATE, Block, NetworkConfig, SpectralEnhancer, State
-from sekd.models.context import delayed, last_frame
+from sekd.models.branches import Run, branched
+from sekd.models.context import last_frame
+from sekd.models.gates import Gate, Gates, masked, static_width, widened
+from sekd.models.grouped_gru import GroupedGru
 from sekd.models.mel import band_gains, mel_matrix
-from sekd.models.norm import MIN_HORIZON, CumulativeNorm, Stats, advance
+from sekd.models.norm import MIN_HORIZON, SlimNorm, advance
+from sekd.models.policy import Policy
+from sekd.models.slimmable import SlimConv, SlimConvTranspose
 
 MULTIPLIERS = (1, 2, 4, 4)
-DENSE_WIDTH = 300  # GRU widths up to here train faster as one matrix
 
 
 class CruseConfig(NetworkConfig):
@@ -64,6 +68,33 @@ class CruseConfig(NetworkConfig):
             raise ValueError(f"norm_horizon_s = {self.norm_horizon_s} must be at least {shortest_s:g} s")
         return self
 
+    @model_validator(mode="after")
+    def _divisible(self) -> CruseConfig:
+        if self.gate is None:
+            return self
+        if min(self.widths) < 2:
+            raise ValueError(f"gate: a width of {min(self.widths)} has no dynamic part")
+        if self.gru_groups < 2 or self.widths[-1] % self.gru_groups:
+            raise ValueError(
+                f"gate: gru_groups = {self.gru_groups} must be at least 2 and divide the {self.widths[-1]} channels "
+                "of the bottleneck, so that some groups can rest"
+            )
+        return self
+
+    @property
+    def static_groups(self) -> int | None:
+        """How many groups of the GRU always run; None: all."""
+        return None if self.gate is None else static_width(self.gru_groups, self.gate.static_share)
+
+    @property
+    def static_widths(self) -> tuple[int, ...]:
+        """Channels of each block that always run; at the bottleneck those of whole groups."""
+        if self.gate is None or self.static_groups is None:
+            return self.widths
+        share = self.gate.static_share
+        bottleneck = self.widths[-1] * self.static_groups // self.gru_groups
+        return *(static_width(width, share) for width in self.widths[:-1]), bottleneck
+
     @property
     def horizon_frames(self) -> int | None:
         if self.norm_horizon_s is None:
@@ -81,24 +112,29 @@ class Cruse(SpectralEnhancer):
     def __init__(self, config: CruseConfig) -> None:
         super().__init__(config.n_fft, config.hop)
         self.config = config
-        widths = config.widths
         mel = mel_matrix(config.bands, config.n_fft)
         self.register_buffer("mel", mel.T.contiguous(), persistent=False)
         self.register_buffer("gains", band_gains(mel), persistent=False)
-        inputs = (1, *widths[:-1])
-        horizon = config.horizon_frames
+        horizon, gate = config.horizon_frames, config.gate
+        self.thin = gate is None or gate.scope == "frame"
+        widths, static = (1, *config.widths), (1, *config.static_widths)
+        steps = list(zip(widths, widths[1:], static, static[1:], strict=False))
         self.encoder = nn.ModuleList(
-            nn.Conv2d(i, o, (2, 3), stride=(1, 2), padding=(0, 1)) for i, o in zip(inputs, widths, strict=True)
+            SlimConv(i, o, (2, 3), stride=2, static=(si, so), thin=self.thin) for i, o, si, so in steps
         )
-        self.encoder_norms = nn.ModuleList(CumulativeNorm(o, horizon) for o in widths)
-        self.skips = nn.ModuleList(nn.Conv2d(c, c, 1) for c in widths)
-        self.gru = GroupedGru(widths[-1] * config.bottleneck[1], config.gru_groups)
+        self.encoder_norms = nn.ModuleList(SlimNorm(o, horizon, so if gate else None) for _, o, _, so in steps)
+        self.skips = nn.ModuleList(SlimConv(o, o, (1, 1), static=(so, so), thin=self.thin) for _, o, _, so in steps)
+        self.gru = GroupedGru(config.widths[-1] * config.bottleneck[1], config.gru_groups, config.static_groups)
         self.decoder = nn.ModuleList(
-            nn.ConvTranspose2d(o, i, (2, 3), stride=(1, 2), padding=(0, 1), output_padding=(0, 1))
-            for i, o in zip(reversed(inputs), reversed(widths), strict=True)
+            SlimConvTranspose(o, i, static=(so, si), thin=self.thin) for i, o, si, so in reversed(steps)
         )
-        self.decoder_norms = nn.ModuleList(CumulativeNorm(i, horizon) for i in reversed(inputs[1:]))
+        self.decoder_norms = nn.ModuleList(
+            SlimNorm(i, horizon, si if gate else None) for i, _, si, _ in reversed(steps[1:])
+        )
         self.activation = nn.LeakyReLU(0.2)
+        self._norms = [norm for norms in (self.encoder_norms, self.decoder_norms) for norm in norms]
+        modules = 2 * len(steps)  # what can rest: every encoder block, the GRU, every decoder block but the last
+        self.policy = None if gate is None else Policy(gate, config.bands, 1 if self.thin else modules, horizon)
         self._context = self._context_shapes()
 
     def _context_shapes(self) -> list[tuple[int, int]]:
@@ -110,44 +146,109 @@ class Cruse(SpectralEnhancer):
         return encoder + decoder
 
     def state_sizes(self) -> tuple[int, int, int]:
-        norms = len(self.encoder_norms) + len(self.decoder_norms)
-        return sum(c * f for c, f in self._context), 2 * norms + 1, self.gru.width
+        statistics, hidden = 1 + sum(norm.memory for norm in self._norms), self.gru.width
+        if self.policy is not None:
+            statistics, hidden = statistics + self.policy.memory, hidden + self.policy.hidden
+        return sum(c * f for c, f in self._context), statistics, hidden
 
     def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        past = self._unpack_context(state.conv_cache)
-        count, *parts = state.tra_cache[:, :, None, None].split(1, dim=1)
-        before = [Stats(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
         x = self._features(spectrum)
+        count, norms, judged = self._statistics(state.tra_cache)
+        hidden, heard = state.inter_cache.split([self.gru.width, state.inter_cache.shape[1] - self.gru.width], dim=1)
+        gate: Gate | list[bool] = True
+        if self.policy is not None:
+            logits, judged, heard = self.policy(x, judged, count, heard)
+            gates = self.decide(logits, self.policy.threshold)
+            judged = torch.cat([judged, gates[:, :, -1]], dim=1)
+            gate = gates[..., None] if self.forced is None else self.forced
+        inputs = (x, state.conv_cache, norms, count, hidden)
+        if self.thin:
+            assert not isinstance(gate, list)
+            gain, context, norms, hidden = branched(self._body, gate, *inputs)
+        else:
+            gain, context, norms, hidden = self._body(gate, *inputs)
+        count = advance(count, spectrum.shape[2], self.config.horizon_frames).flatten(1)
+        following = State(context, torch.cat([count, norms, judged], dim=1), torch.cat([hidden, heard], dim=1))
+        return spectrum * gain.transpose(1, 2).unsqueeze(-1), following
+
+    def _body(
+        self, gates: Gates, x: Tensor, context: Tensor, norms: Tensor, count: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, ...]:
+        """All that a gate may thin out: features to the gain ``(batch, frame, freq)``, and what to remember.
+
+        ``gates`` is one for all blocks, ``(batch, 1, frame, 1)``, or one for each: ``(batch, gate, frame, 1)``, a list.
+        """
+        past = self._unpack_context(context)
+        memories = list(norms.split([norm.memory for norm in self._norms], dim=1))
         levels = len(self.encoder)
         kept: list[Tensor] = []
-        after: list[Stats] = []
         skips = []
-        for k, (conv, norm, skip) in enumerate(zip(self.encoder, self.encoder_norms, self.skips, strict=True)):
-            kept.append(last_frame(x))
-            x, stats = norm(conv(torch.cat([past[k], x], dim=2)), before[k], count)
-            after.append(stats)
-            x = self.tap(self.activation(x))
-            skips.append(skip(x))
-        x, hidden = self.gru(x, state.inter_cache)
+        for k in range(levels):
+            kept.append(self._to_keep(x, k))
+            x, skip, memories[k] = self._block(k, self._encode(k), gates, x, past[k], memories[k], count)
+            skips.append(skip)
+            self.tap(x)
+        x, hidden = self._block(levels, self._rest, gates, x, hidden)
         self.tap(x)
-        for k, conv in enumerate(self.decoder):
-            assert isinstance(conv, nn.ConvTranspose2d)
+        for k in range(levels):
             x = x + skips[-1 - k]
-            kept.append(last_frame(x))
-            x = _transposed(conv, delayed(past[levels + k], x), x)
+            kept.append(self._to_keep(x, levels + k))
             if k < len(self.decoder_norms):
-                x, stats = self.decoder_norms[k](x, before[levels + k], count)
-                after.append(stats)
-                x = self.tap(self.activation(x))
-        mask = self.tap(torch.sigmoid(x))
+                place = levels + k
+                x, memories[place] = self._block(
+                    place + 1, self._decode(k), gates, x, past[place], memories[place], count
+                )
+                self.tap(x)
+        shared = gates if self.thin else True  # the last block has no dynamic outputs, and no gate of its own
+        mask = self.tap(torch.sigmoid(self.decoder[-1](x, past[-1], shared)))
         gain = mask[:, 0] @ self.gains  # (batch, frame, freq)
-        count = advance(count, spectrum.shape[2], self.config.horizon_frames)
-        following = State(
-            torch.cat([frame.flatten(1) for frame in kept], dim=1),
-            torch.cat([count, *(part for stats in after for part in stats)], dim=1).flatten(1),
-            hidden,
-        )
-        return spectrum * gain.transpose(1, 2).unsqueeze(-1), following
+        return gain, torch.cat([frame.flatten(1) for frame in kept], dim=1), torch.cat(memories, dim=1), hidden
+
+    def _block(self, place: int, run: Run, gates: Gates, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """One block under the gate of all, or under its own."""
+        if isinstance(gates, list):
+            return run(gates[place], *inputs)
+        if self.thin or isinstance(gates, bool):
+            return run(gates, *inputs)
+        return branched(run, gates[:, place : place + 1], *inputs)
+
+    def _encode(self, k: int) -> Run:
+        width, static = self.config.widths[k], self.config.static_widths[k]
+
+        def run(gate: Gate, x: Tensor, past: Tensor, memory: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+            x, memory = self.encoder_norms[k].run(self.encoder[k](x, past, gate), memory, count, gate)  # type: ignore[operator]
+            x = self.activation(x)
+            skip = masked(self.skips[k](x, None, gate), gate, static)
+            return self._whole(x, width), self._whole(skip, width), memory
+
+        return run
+
+    def _rest(self, gate: Gate, x: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
+        x, hidden = self.gru(x, hidden, gate)
+        return self._whole(x, self.config.widths[-1]), hidden
+
+    def _decode(self, k: int) -> Run:
+        width = self.config.widths[-2 - k]
+
+        def run(gate: Gate, x: Tensor, past: Tensor, memory: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+            x, memory = self.decoder_norms[k].run(self.decoder[k](x, past, gate), memory, count, gate)  # type: ignore[operator]
+            return self._whole(self.activation(x), width), memory
+
+        return run
+
+    def _whole(self, x: Tensor, width: int) -> Tensor:
+        """What rests is zero to other blocks whose gates are their own; under one gate it is not there."""
+        return x if self.thin else widened(x, width)
+
+    def _to_keep(self, x: Tensor, place: int) -> Tensor:
+        return widened(last_frame(x), self._context[place][0])
+
+    def _statistics(self, cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How many frames came before, ``(batch, 1, 1, 1)``, the memories of all norms, and that of the policy."""
+        norms = sum(norm.memory for norm in self._norms)
+        policy = 0 if self.policy is None else self.policy.memory
+        count, memories, judged = cache.split([1, norms, policy], dim=1)
+        return count[:, :, None, None], memories, judged
 
     def _unpack_context(self, cache: Tensor) -> list[Tensor]:
         parts = cache.split([c * f for c, f in self._context], dim=1)
@@ -157,56 +258,3 @@ class Cruse(SpectralEnhancer):
         """Mel bands of the magnitude to the power 0.3, ``(batch, 1, frame, band)``."""
         magnitude = spectrum.square().sum(-1).sqrt().transpose(1, 2)
         return (magnitude @ self.mel).pow(0.3).unsqueeze(1)
-
-
-class GroupedGru(nn.Module):
-    """Flattens channel and frequency, runs one GRU for each group of them, and restores the shape."""
-
-    def __init__(self, width: int, groups: int) -> None:
-        super().__init__()
-        self.width = width
-        self.parts = nn.ModuleList(nn.GRU(width // groups, width // groups, batch_first=True) for _ in range(groups))
-
-    def forward(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """``(batch, channel, frame, freq)`` and ``(batch, width)`` in, both out again."""
-        batch, channels, frames, freqs = x.shape
-        flat = x.transpose(1, 2).reshape(batch, frames, channels * freqs)
-        dense = self.training and self.width <= DENSE_WIDTH
-        out, after = self._dense(flat, hidden) if dense else self._grouped(flat, hidden)
-        return out.reshape(batch, frames, channels, freqs).transpose(1, 2), after
-
-    def _grouped(self, flat: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        size = self.width // len(self.parts)
-        runs = [
-            gru(part, past.unsqueeze(0).contiguous())
-            for gru, part, past in zip(self.parts, flat.split(size, 2), hidden.split(size, 1), strict=True)
-        ]
-        return torch.cat([run[0] for run in runs], dim=2), torch.cat([run[1][0] for run in runs], dim=1)
-
-    def _dense(self, flat: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """All groups as one GRU whose matrices are zero between groups: more MACs, but a quarter of the calls,
-        and calls are what training a small GRU over many frames costs."""
-        matrices = [self._between_groups(f"weight_{kind}_l0") for kind in ("ih", "hh")]
-        biases = [
-            torch.stack([getattr(part, f"bias_{kind}_l0").reshape(3, -1) for part in self.parts], dim=1).flatten()
-            for kind in ("ih", "hh")
-        ]
-        out, after = torch.gru(flat, hidden.unsqueeze(0), [*matrices, *biases], True, 1, 0.0, True, False, True)
-        return out, after[0]
-
-    def _between_groups(self, name: str) -> Tensor:
-        """One matrix ``(3 width, width)`` of the groups' own, gates outermost as in PyTorch."""
-        own = torch.stack([getattr(part, name).reshape(3, -1, part.input_size) for part in self.parts])
-        eye = torch.eye(len(self.parts), device=own.device, dtype=own.dtype)
-        return torch.einsum("gkoi,gj->kgoji", own, eye).reshape(3 * self.width, self.width)
-
-
-def _transposed(conv: nn.ConvTranspose2d, before: Tensor, now: Tensor) -> Tensor:
-    """A causal transposed convolution over two frames, as one over frequency with both frames as channels.
-
-    Run over time it would also compute the frames before the first and after the last, only to drop them.
-    """
-    weight = torch.cat([conv.weight[:, :, 1:], conv.weight[:, :, :1]])
-    return nn.functional.conv_transpose2d(
-        torch.cat([before, now], dim=1), weight, conv.bias, stride=(1, 2), padding=(0, 1), output_padding=(0, 1)
-    )

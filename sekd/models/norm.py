@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sekd.models.gates import Gate, where_open
+
 EPSILON = 1e-5
 MIN_HORIZON = 32  # frames; the weights of a long signal grow as (h / (h - 1)) ** frames, and must stay finite
 
@@ -33,9 +35,8 @@ class CumulativeNorm(nn.Module):
 
     def forward(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Stats]:
         """``x`` and what came before it in; ``x`` normalised and the statistics after it out."""
-        mean, variance = self._update(x, stats, count) if x.shape[2] == 1 else self._scan(x, stats, count)
-        last = Stats(mean, variance) if x.shape[2] == 1 else Stats(mean[:, :, -1:], variance[:, :, -1:])
-        return self._scaled(x, mean, variance), last
+        mean, variance = self._statistics(x, stats, count)
+        return self._scaled(x, mean, variance), _last(mean, variance)
 
     def few(self, x: Tensor, stats: Stats, shares: Tensor) -> tuple[Tensor, Stats]:
         """``forward`` for steps of several frames: few nodes in the ONNX, given the ``frame_shares`` of the step that
@@ -54,6 +55,13 @@ class CumulativeNorm(nn.Module):
     def _scaled(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         return (x - mean) / (variance + self.epsilon).sqrt() * self.weight + self.bias
 
+    def _statistics(self, x: Tensor, stats: Stats, count: Tensor, gate: Gate = True) -> tuple[Tensor, Tensor]:
+        """Mean and variance at every frame; frames behind a shut gate leave them as they are."""
+        if x.shape[2] > 1:
+            return self._scan(x, stats, count, gate)
+        mean, variance = self._update(x, stats, count)
+        return where_open(gate, mean, stats.mean), where_open(gate, variance, stats.variance)
+
     def _update(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Tensor]:
         """One frame: West's (1979) update, which never subtracts large sums from each other."""
         share = 1 / advance(count, 1, self.horizon)
@@ -62,7 +70,7 @@ class CumulativeNorm(nn.Module):
         spread = (x - frame_mean).square().mean((1, 3), keepdim=True) + (1 - share) * step.square()
         return stats.mean + share * step, stats.variance + share * (spread - stats.variance)
 
-    def _scan(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Tensor]:
+    def _scan(self, x: Tensor, stats: Stats, count: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
         """All frames at once: the same recursion written as weighted sums about a centre near the mean.
 
         Sums over a thousand frames lose three digits in float32; they are few numbers, so float64 costs nothing.
@@ -70,24 +78,79 @@ class CumulativeNorm(nn.Module):
         frame_mean = x.mean((1, 3), keepdim=True)  # (batch, 1, frame, 1)
         centre = torch.where(count > 0, stats.mean, frame_mean[:, :, :1])
         about = (x - centre).square().mean((1, 3), keepdim=True)
-        share, total = frame_weights(count.double(), x.shape[2], self.horizon)
+        if isinstance(gate, bool):
+            share, total = frame_weights(count.double(), x.shape[2], self.horizon)
+            heard = None
+        else:
+            heard = count.double() + gate.detach().double().cumsum(2)
+            share, total = weights_of(heard.clamp(min=1), self.horizon)
+            share = share * gate.detach()
         weight = share * total
         first = (stats.mean - centre) * count
         second = (stats.variance + (stats.mean - centre).square()) * count
         shift = (first + (weight * (frame_mean - centre)).cumsum(2)) / total
         square = (second + (weight * about).cumsum(2)) / total
         variance = (square - shift.square()).clamp(min=0)
-        return (centre + shift).to(x.dtype), variance.to(x.dtype)
+        mean = centre + shift
+        if heard is not None:  # before the first open frame there is nothing
+            mean, variance = (torch.where(heard > 0, new, new.new_zeros(())) for new in (mean, variance))
+        return mean.to(x.dtype), variance.to(x.dtype)
 
 
-def advance(count: Tensor, frames: int, horizon: int | None) -> Tensor:
+class SlimNorm(CumulativeNorm):
+    """A ``CumulativeNorm`` with statistics of its own for each slice of the channels: shared ones would change the
+    static path whenever a gate opens (slimmable networks, Yu et al. 2019, section 3). Those of the dynamic slice
+    count open frames alone.
+
+    Args:
+        static: how many channels always run; None: all, and one slice.
+    """
+
+    def __init__(self, channels: int, horizon: int | None, static: int | None = None) -> None:
+        super().__init__(channels, horizon)
+        self.static = static
+        self.memory = 2 if static is None else 5  # values to remember of a signal
+
+    def run(self, x: Tensor, memory: Tensor, count: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
+        """``(batch, channel, frame, freq)`` and ``(batch, memory)`` in, both out again; ``count`` (batch, 1, 1, 1)
+        frames came before."""
+        own = memory[:, :, None, None].split(1, dim=1)
+        if self.static is None:
+            out, after = self(x, Stats(own[0], own[1]), count)
+            return out, torch.cat(after, dim=1).flatten(1)
+        first, kept = self._slice(x[:, : self.static], Stats(own[0], own[1]), count, True, slice(self.static))
+        if gate is False:
+            return first, torch.cat([*kept, *own[2:]], dim=1).flatten(1)
+        rest = slice(self.static, None)
+        second, then = self._slice(x[:, self.static :], Stats(own[2], own[3]), own[4], gate, rest)
+        seen = x.shape[2] if gate is True else gate.detach().sum(2, keepdim=True)
+        counted = advance(own[4], seen, self.horizon)
+        return torch.cat([first, second], dim=1), torch.cat([*kept, *then, counted], dim=1).flatten(1)
+
+    def _slice(self, x: Tensor, stats: Stats, count: Tensor, gate: Gate, channels: slice) -> tuple[Tensor, Stats]:
+        mean, variance = self._statistics(x, stats, count, gate)
+        out = (x - mean) / (variance + self.epsilon).sqrt() * self.weight[channels] + self.bias[channels]
+        return (out if isinstance(gate, bool) else out * gate), _last(mean, variance)
+
+
+def _last(mean: Tensor, variance: Tensor) -> Stats:
+    if mean.shape[2] == 1:
+        return Stats(mean, variance)
+    return Stats(mean[:, :, -1:], variance[:, :, -1:])
+
+
+def advance(count: Tensor, frames: int | Tensor, horizon: int | None) -> Tensor:
     """Number of frames behind the statistics after ``frames`` more."""
     return count + frames if horizon is None else (count + frames).clamp(max=horizon)
 
 
 def frame_weights(count: Tensor, frames: int, horizon: int | None) -> tuple[Tensor, Tensor]:
     """Share of each new frame in the statistics, and the sum of weights up to it, ``(batch, 1, frame, 1)``."""
-    number = count + torch.arange(1, frames + 1, device=count.device, dtype=count.dtype)[:, None]
+    return weights_of(count + torch.arange(1, frames + 1, device=count.device, dtype=count.dtype)[:, None], horizon)
+
+
+def weights_of(number: Tensor, horizon: int | None) -> tuple[Tensor, Tensor]:
+    """Share in the statistics of the frame that is the ``number``-th, and the sum of weights up to it."""
     if horizon is None:
         return 1 / number, number
     beyond = (number - horizon).clamp(min=0)
