@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import model_validator
@@ -132,7 +132,7 @@ class Cruse(SpectralEnhancer):
             SlimNorm(i, horizon, si if gate else None) for i, _, si, _ in reversed(steps[1:])
         )
         self.activation = nn.LeakyReLU(0.2)
-        self._norms = [norm for norms in (self.encoder_norms, self.decoder_norms) for norm in norms]
+        self._norms = [norm for norm in (*self.encoder_norms, *self.decoder_norms) if isinstance(norm, SlimNorm)]
         modules = 2 * len(steps)  # what can rest: every encoder block, the GRU, every decoder block but the last
         self.policy = None if gate is None else Policy(gate, config.bands, 1 if self.thin else modules, horizon)
         self._context = self._context_shapes()
@@ -153,56 +153,60 @@ class Cruse(SpectralEnhancer):
 
     def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
         x = self._features(spectrum)
-        count, norms, judged = self._statistics(state.tra_cache)
-        hidden, heard = state.inter_cache.split([self.gru.width, state.inter_cache.shape[1] - self.gru.width], dim=1)
-        gate: Gate | list[bool] = True
-        if self.policy is not None:
-            logits, judged, heard = self.policy(x, judged, count, heard)
-            gates = self.decide(logits, self.policy.threshold)
-            judged = torch.cat([judged, gates[:, :, -1]], dim=1)
-            gate = gates[..., None] if self.forced is None else self.forced
-        inputs = (x, state.conv_cache, norms, count, hidden)
-        if self.thin:
-            assert not isinstance(gate, list)
-            gain, context, norms, hidden = branched(self._body, gate, *inputs)
-        else:
-            gain, context, norms, hidden = self._body(gate, *inputs)
-        count = advance(count, spectrum.shape[2], self.config.horizon_frames).flatten(1)
-        following = State(context, torch.cat([count, norms, judged], dim=1), torch.cat([hidden, heard], dim=1))
+        if self.policy is None:
+            gain, *after = self._body(True, x, *state)
+            return spectrum * gain.transpose(1, 2).unsqueeze(-1), State(*after)
+        policy = self.policy
+        statistics, judged = state.tra_cache.split([state.tra_cache.shape[1] - policy.memory, policy.memory], dim=1)
+        hidden, heard = state.inter_cache.split([self.gru.width, policy.hidden], dim=1)
+        logits, judged, heard = policy(x, judged, statistics[:, :1, None, None], heard)
+        gates = self.decide(logits, policy.threshold)
+        gate: Any = gates[..., None] if self.forced is None else self.forced
+        body = branched if self.thin else _at_once
+        gain, context, statistics, hidden = body(self._body, gate, x, state.conv_cache, statistics, hidden)
+        judged = torch.cat([statistics, judged, gates[:, :, -1]], dim=1)
+        following = State(context, judged, torch.cat([hidden, heard], dim=1))
         return spectrum * gain.transpose(1, 2).unsqueeze(-1), following
 
     def _body(
-        self, gates: Gates, x: Tensor, context: Tensor, norms: Tensor, count: Tensor, hidden: Tensor
-    ) -> tuple[Tensor, ...]:
+        self, gates: Gates, x: Tensor, context: Tensor, statistics: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All that a gate may thin out: features to the gain ``(batch, frame, freq)``, and what to remember.
 
         ``gates`` is one for all blocks, ``(batch, 1, frame, 1)``, or one for each: ``(batch, gate, frame, 1)``, a list.
         """
         past = self._unpack_context(context)
-        memories = list(norms.split([norm.memory for norm in self._norms], dim=1))
+        count, *numbers = statistics[:, :, None, None].split(1, dim=1)
+        memories = [[numbers.pop(0) for _ in range(norm.memory)] for norm in self._norms]
         levels = len(self.encoder)
         kept: list[Tensor] = []
         skips = []
+        frames = x.shape[2]
         for k in range(levels):
             kept.append(self._to_keep(x, k))
-            x, skip, memories[k] = self._block(k, self._encode(k), gates, x, past[k], memories[k], count)
+            x, skip, *memories[k] = self._block(k, self._encode(k), gates, x, past[k], count, *memories[k])
             skips.append(skip)
             self.tap(x)
         x, hidden = self._block(levels, self._rest, gates, x, hidden)
         self.tap(x)
         for k in range(levels):
-            x = x + skips[-1 - k]
-            kept.append(self._to_keep(x, levels + k))
+            x, place = x + skips[-1 - k], levels + k
+            kept.append(self._to_keep(x, place))
             if k < len(self.decoder_norms):
-                place = levels + k
-                x, memories[place] = self._block(
-                    place + 1, self._decode(k), gates, x, past[place], memories[place], count
-                )
+                inputs = x, past[place], count, *memories[place]
+                x, *memories[place] = self._block(place + 1, self._decode(k), gates, *inputs)
                 self.tap(x)
         shared = gates if self.thin else True  # the last block has no dynamic outputs, and no gate of its own
         mask = self.tap(torch.sigmoid(self.decoder[-1](x, past[-1], shared)))
         gain = mask[:, 0] @ self.gains  # (batch, frame, freq)
-        return gain, torch.cat([frame.flatten(1) for frame in kept], dim=1), torch.cat(memories, dim=1), hidden
+        count = advance(count, frames, self.config.horizon_frames)
+        numbers = [count, *(number for memory in memories for number in memory)]
+        return (
+            gain,
+            torch.cat([frame.flatten(1) for frame in kept], dim=1),
+            torch.cat(numbers, dim=1).flatten(1),
+            hidden,
+        )
 
     def _block(self, place: int, run: Run, gates: Gates, *inputs: Tensor) -> tuple[Tensor, ...]:
         """One block under the gate of all, or under its own."""
@@ -215,11 +219,11 @@ class Cruse(SpectralEnhancer):
     def _encode(self, k: int) -> Run:
         width, static = self.config.widths[k], self.config.static_widths[k]
 
-        def run(gate: Gate, x: Tensor, past: Tensor, memory: Tensor, count: Tensor) -> tuple[Tensor, ...]:
-            x, memory = self.encoder_norms[k].run(self.encoder[k](x, past, gate), memory, count, gate)  # type: ignore[operator]
+        def run(gate: Gate, x: Tensor, past: Tensor, count: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
+            x, after = self._norms[k].run(self.encoder[k](x, past, gate), memory, count, gate)
             x = self.activation(x)
             skip = masked(self.skips[k](x, None, gate), gate, static)
-            return self._whole(x, width), self._whole(skip, width), memory
+            return self._whole(x, width), self._whole(skip, width), *after
 
         return run
 
@@ -230,9 +234,10 @@ class Cruse(SpectralEnhancer):
     def _decode(self, k: int) -> Run:
         width = self.config.widths[-2 - k]
 
-        def run(gate: Gate, x: Tensor, past: Tensor, memory: Tensor, count: Tensor) -> tuple[Tensor, ...]:
-            x, memory = self.decoder_norms[k].run(self.decoder[k](x, past, gate), memory, count, gate)  # type: ignore[operator]
-            return self._whole(self.activation(x), width), memory
+        def run(gate: Gate, x: Tensor, past: Tensor, count: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
+            norm = self._norms[len(self.encoder) + k]
+            x, after = norm.run(self.decoder[k](x, past, gate), memory, count, gate)
+            return self._whole(self.activation(x), width), *after
 
         return run
 
@@ -243,13 +248,6 @@ class Cruse(SpectralEnhancer):
     def _to_keep(self, x: Tensor, place: int) -> Tensor:
         return widened(last_frame(x), self._context[place][0])
 
-    def _statistics(self, cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How many frames came before, ``(batch, 1, 1, 1)``, the memories of all norms, and that of the policy."""
-        norms = sum(norm.memory for norm in self._norms)
-        policy = 0 if self.policy is None else self.policy.memory
-        count, memories, judged = cache.split([1, norms, policy], dim=1)
-        return count[:, :, None, None], memories, judged
-
     def _unpack_context(self, cache: Tensor) -> list[Tensor]:
         parts = cache.split([c * f for c, f in self._context], dim=1)
         return [part.reshape(-1, c, 1, f) for part, (c, f) in zip(parts, self._context, strict=True)]
@@ -258,3 +256,7 @@ class Cruse(SpectralEnhancer):
         """Mel bands of the magnitude to the power 0.3, ``(batch, 1, frame, band)``."""
         magnitude = spectrum.square().sum(-1).sqrt().transpose(1, 2)
         return (magnitude @ self.mel).pow(0.3).unsqueeze(1)
+
+
+def _at_once(run: Run, gate: Gates, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return run(gate, *inputs)

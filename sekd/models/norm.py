@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -111,21 +112,19 @@ class SlimNorm(CumulativeNorm):
         self.static = static
         self.memory = 2 if static is None else 5  # values to remember of a signal
 
-    def run(self, x: Tensor, memory: Tensor, count: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
-        """``(batch, channel, frame, freq)`` and ``(batch, memory)`` in, both out again; ``count`` (batch, 1, 1, 1)
-        frames came before."""
-        own = memory[:, :, None, None].split(1, dim=1)
+    def run(self, x: Tensor, memory: Sequence[Tensor], count: Tensor, gate: Gate) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """``(batch, channel, frame, freq)`` and what is remembered in, both out again; the memory and ``count``, the
+        frames that came before, are numbers, ``(batch, 1, 1, 1)`` each."""
         if self.static is None:
-            out, after = self(x, Stats(own[0], own[1]), count)
-            return out, torch.cat(after, dim=1).flatten(1)
-        first, kept = self._slice(x[:, : self.static], Stats(own[0], own[1]), count, True, slice(self.static))
+            return self(x, Stats(*memory), count)
+        first, after = self._slice(x[:, : self.static], Stats(*memory[:2]), count, True, slice(self.static))
         if gate is False:
-            return first, torch.cat([*kept, *own[2:]], dim=1).flatten(1)
+            return first, (*after, *memory[2:])
+        *before, counted = memory[2:]
         rest = slice(self.static, None)
-        second, then = self._slice(x[:, self.static :], Stats(own[2], own[3]), own[4], gate, rest)
+        second, then = self._slice(x[:, self.static :], Stats(*before), counted, gate, rest)
         seen = x.shape[2] if gate is True else gate.detach().sum(2, keepdim=True)
-        counted = advance(own[4], seen, self.horizon)
-        return torch.cat([first, second], dim=1), torch.cat([*kept, *then, counted], dim=1).flatten(1)
+        return torch.cat([first, second], dim=1), (*after, *then, advance(counted, seen, self.horizon))
 
     def _slice(self, x: Tensor, stats: Stats, count: Tensor, gate: Gate, channels: slice) -> tuple[Tensor, Stats]:
         mean, variance = self._statistics(x, stats, count, gate)
