@@ -152,10 +152,15 @@ class Cruse(SpectralEnhancer):
         return sum(c * f for c, f in self._context), statistics, hidden
 
     def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
+        gain, following = self.gains(spectrum, state)
+        return spectrum * gain.transpose(1, 2).unsqueeze(-1), following
+
+    def gains(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
+        """What each frequency is multiplied with, ``(batch, frame, freq)``, and the next state."""
         x = self._features(spectrum)
         if self.policy is None:
             gain, *after = self._body(True, x, *state)
-            return spectrum * gain.transpose(1, 2).unsqueeze(-1), State(*after)
+            return gain, State(*after)
         policy = self.policy
         statistics, judged = state.tra_cache.split([state.tra_cache.shape[1] - policy.memory, policy.memory], dim=1)
         hidden, heard = state.inter_cache.split([self.gru.width, policy.hidden], dim=1)
@@ -165,8 +170,7 @@ class Cruse(SpectralEnhancer):
         body = branched if self.thin else _at_once
         gain, context, statistics, hidden = body(self._body, gate, x, state.conv_cache, statistics, hidden)
         judged = torch.cat([statistics, judged, gates[:, :, -1]], dim=1)
-        following = State(context, judged, torch.cat([hidden, heard], dim=1))
-        return spectrum * gain.transpose(1, 2).unsqueeze(-1), following
+        return gain, State(context, judged, torch.cat([hidden, heard], dim=1))
 
     def _body(
         self, gates: Gates, x: Tensor, context: Tensor, statistics: Tensor, hidden: Tensor
