@@ -31,7 +31,7 @@ from search.backends.table import TableBackend
 from search.record import Cost, Score, TrialRecord
 from search.run_config import Resources
 from search.sampler import STARTUP_TRIALS, distributions
-from search.storages import open_storage
+from search.storage.places import open_storage
 from search.study import StudyDefinition, read_study
 from search.trial import Job, metrics_of
 from search.tuner import Tuner
@@ -177,7 +177,7 @@ def _with_ray(stack: ExitStack, say: Callable[[str], None]) -> dict[str, Kind]:
 
     found: dict[str, Kind] = {"bare Optuna, SQLite with WAL, Ray tasks": tasks}
     try:
-        from search.backends.ray_backend import RayBackend
+        from search.backends.ray.backend import RayBackend
     except ImportError as error:
         say(f"left out, our Ray backend: {error}")
         return found

@@ -13,7 +13,7 @@ from search.device import load_device
 from search.preflight import wants_latency
 from search.results import Results, open_results
 from search.run_folder import driving, keep_definition, start_run
-from search.storages import remember, remembered
+from search.storage.places import remember, remembered
 from search.study import StudyDefinition, find_definition
 from search.tuner import Tuner
 from search.view import View
@@ -98,7 +98,7 @@ def make_backend(study: StudyDefinition, folder: Path, options: RunOptions, call
         InputError: Ray's options without Ray, or a cluster that cannot be joined.
     """
     if options.backend == "ray":
-        from search.backends.ray_backend import RayBackend  # late: it takes a second to import
+        from search.backends.ray.backend import RayBackend  # late: it takes a second to import
 
         measured = [load_device(name) for name in (study.device, *study.also_on)] if wants_latency(study) else []
         return RayBackend(

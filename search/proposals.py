@@ -5,23 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
-
 from search.device import had_kind
 from search.record import TrialRecord
-from search.sampler import (
-    constraints,
-    distributions,
-    filled,
-    kind_of,
-    lapsed,
-    needs_worst,
-    propose,
-    stored,
-    told,
-    twin_of,
-)
+from search.sampler import OptunaTrial, as_today, kind_of, lapsed, needs_worst, propose, stored, twin_of
 from search.study import StudyDefinition
 from search.variants import Speakers, flat
 
@@ -32,11 +18,11 @@ class Proposer:
     def __init__(self, study: StudyDefinition) -> None:
         self._study = study
         self._speakers: tuple[Mapping[str, Any], Speakers] | None = None
-        self._today: dict[int, tuple[TrialRecord | None, FrozenTrial]] = {}
+        self._today: dict[int, tuple[TrialRecord | None, OptunaTrial]] = {}
         self._lapsed: dict[int, tuple[TrialRecord, bool]] = {}
 
     def propose(
-        self, trials: Sequence[FrozenTrial], records: Sequence[TrialRecord], unprocessed: Mapping[str, Any]
+        self, trials: Sequence[OptunaTrial], records: Sequence[TrialRecord], unprocessed: Mapping[str, Any]
     ) -> dict[str, Any]:
         """What the sampler says after ``trials``, asked on a twin of the study.
 
@@ -71,7 +57,7 @@ class Proposer:
             known = self._lapsed[record.number] = record, lapsed(record, self._study)
         return known[1]
 
-    def _as_today(self, trial: FrozenTrial, record: TrialRecord | None, students: Sequence[TrialRecord]) -> FrozenTrial:
+    def _as_today(self, trial: OptunaTrial, record: TrialRecord | None, students: Sequence[TrialRecord]) -> OptunaTrial:
         known = self._today.get(trial.number)
         if known is None or known[0] is not record:
             made = as_today(trial, record, students, self._study)
@@ -79,28 +65,3 @@ class Proposer:
                 return made  # that changes
             known = self._today[trial.number] = record, made
         return known[1]
-
-
-def as_today(
-    trial: FrozenTrial, record: TrialRecord | None, known: Sequence[TrialRecord], study: StudyDefinition
-) -> FrozenTrial:
-    """A trial as it would be told under today's budget, which may have changed since; constraints in one order."""
-    params, spaces = trial.params, trial.distributions
-    if kind_of(study) == "gp":
-        params, spaces = filled(params, study), distributions(study)
-    if record is None:
-        return optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=spaces)
-    state, values = told(record, study, known)
-    limits = constraints(record, study)
-    return optuna.create_trial(state=state, values=values, params=params, distributions=spaces, constraints=limits)
-
-
-def whole(study: StudyDefinition, settings: Mapping[str, Any], attributes: Mapping[str, Any]) -> FrozenTrial:
-    """A trial of ``settings`` that is under way, to be written in one piece."""
-    spaces = distributions(study)
-    return optuna.create_trial(
-        state=TrialState.RUNNING,
-        params=stored(settings, study),
-        distributions={key: spaces[key] for key in settings},
-        user_attrs=dict(attributes),
-    )

@@ -12,7 +12,7 @@ from search.labels import kind_of
 from search.pareto import hypervolume
 from search.record import LATENCIES, Kind, TrialRecord
 from search.selection import front_of
-from search.storages import open_storage, remembered
+from search.storage.places import open_storage, remembered
 from search.store import Store
 from search.study import StudyDefinition, name_of_device, read_study, run_folder
 from search.variants import flat, reference_for, students

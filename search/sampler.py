@@ -25,6 +25,8 @@ RANDOM_EVERY = (
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+OptunaTrial = FrozenTrial  # for who only hands trials on, and need not import optuna
+
 
 class Told(NamedTuple):
     """What the sampler hears of a trial; our own record stays as it is."""
@@ -155,8 +157,8 @@ def told(record: TrialRecord, study: StudyDefinition, known: Sequence[TrialRecor
 def needs_worst(record: TrialRecord, study: StudyDefinition) -> bool:
     """Whether what is told of ``record`` depends on the others: the Gaussian process hears the worst of all seen."""
     figures = [_value(record, name, study) for name in study.objectives.names]
-    whole = record.status == "COMPLETE" and None not in figures
-    return kind_of(study) == "gp" and not whole and record.status not in ("FAILED", "RUNNING")
+    complete = record.status == "COMPLETE" and None not in figures
+    return kind_of(study) == "gp" and not complete and record.status not in ("FAILED", "RUNNING")
 
 
 def _value(record: TrialRecord, name: str, study: StudyDefinition) -> float | None:
@@ -194,3 +196,28 @@ def lapsed(record: TrialRecord, study: StudyDefinition) -> bool:
         return False
     of_budgets = all(violation.key in type(study.budget).model_fields for violation in record.violations)
     return of_budgets and not any(share > 0 for key, share in constraints(record, study).items() if key != "other")
+
+
+def as_today(
+    trial: FrozenTrial, record: TrialRecord | None, known: Sequence[TrialRecord], study: StudyDefinition
+) -> FrozenTrial:
+    """A trial as it would be told under today's budget, which may have changed since; constraints in one order."""
+    params, spaces = trial.params, trial.distributions
+    if kind_of(study) == "gp":
+        params, spaces = filled(params, study), distributions(study)
+    if record is None:
+        return optuna.create_trial(state=optuna.trial.TrialState.RUNNING, params=params, distributions=spaces)
+    state, values = told(record, study, known)
+    limits = constraints(record, study)
+    return optuna.create_trial(state=state, values=values, params=params, distributions=spaces, constraints=limits)
+
+
+def whole(study: StudyDefinition, settings: Mapping[str, Any], attributes: Mapping[str, Any]) -> FrozenTrial:
+    """A trial of ``settings`` that is under way, to be written in one piece."""
+    spaces = distributions(study)
+    return optuna.create_trial(
+        state=optuna.trial.TrialState.RUNNING,
+        params=stored(settings, study),
+        distributions={key: spaces[key] for key in settings},
+        user_attrs=dict(attributes),
+    )

@@ -6,7 +6,7 @@ import json
 import sys
 from argparse import Namespace
 
-from search.copying import copy_study
+from search.storage.copying import copy_study
 from search.study import run_folder
 
 

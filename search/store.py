@@ -11,13 +11,13 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.ends import counts
-from search.exchange import Say, exchange
 from search.later import LATENCY_OF, Later, key_of
-from search.proposals import Proposer, whole
+from search.proposals import Proposer
 from search.record import TrialRecord
-from search.sampler import constraints, needs_worst, suggest, told
+from search.sampler import constraints, needs_worst, suggest, told, whole
+from search.storage.exchange import Say, exchange
+from search.storage.turns import one_at_a_time
 from search.study import StudyDefinition
-from search.turns import one_at_a_time
 from search.variants import flat
 from sekd.errors import InputError
 

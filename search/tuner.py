@@ -26,7 +26,7 @@ from search.ranking import KeptFront, share_latency
 from search.record import AWAY, TrialRecord
 from search.sampler import lapsed
 from search.sharing import Sharing
-from search.storages import open_storage
+from search.storage.places import open_storage
 from search.store import Store
 from search.study import StudyDefinition, cache_folder
 from search.trial import Job, Shared, make_job

@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 
-from search.storages import open_storage
+from search.storage.places import open_storage
 from search.store import RECORD
 
 

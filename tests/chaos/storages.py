@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from search.storages import open_storage
+from search.storage.places import open_storage
 from sekd.errors import InputError
 
 
@@ -39,8 +39,8 @@ class Storages:
 
 def why_not(backend: str, storage: str) -> str | None:
     """Why this cannot run here, if it cannot."""
-    if backend == "ray" and find_spec("search.backends.ray_backend") is None:
-        return "there is no search.backends.ray_backend"
+    if backend == "ray" and find_spec("search.backends.ray.backend") is None:
+        return "there is no search.backends.ray.backend"
     if storage == "postgresql":
         if find_spec("postgres") is None:
             return "there is no tests/search/postgres.py"

@@ -13,11 +13,11 @@ import pytest
 from definitions import definition, recorded, write_definition
 from drive_table import drive
 
-from search import copying
-from search.copying import UNFINISHED, copy_study
 from search.run_folder import driving, keep_definition
+from search.storage import copying
+from search.storage.copying import UNFINISHED, copy_study
+from search.storage.places import open_storage, remembered
 from search.storage_commands import copy
-from search.storages import open_storage, remembered
 from search.store import Store
 from search.study import read_study
 from sekd.errors import InputError
@@ -99,7 +99,7 @@ def test_a_driver_at_work_and_an_unknown_study_are_refused(tmp_path, run):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from search import copying
+from search.storage import copying
 def dies(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(copying, sys.argv[3], dies)

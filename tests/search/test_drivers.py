@@ -21,7 +21,7 @@ from search.preflight import check_one_machine
 from search.record import TrialRecord
 from search.run_config import RunConfig
 from search.sharing import Sharing
-from search.storages import open_storage
+from search.storage.places import open_storage
 from search.store import Store
 from search.study import read_study
 from sekd.errors import InputError

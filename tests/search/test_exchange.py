@@ -6,8 +6,8 @@ import optuna
 import pytest
 import sqlalchemy
 
-from search import exchange as module
-from search.exchange import exchange
+from search.storage import exchange as module
+from search.storage.exchange import exchange
 from sekd.errors import InputError
 
 

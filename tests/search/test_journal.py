@@ -13,8 +13,8 @@ import pytest
 from definitions import recorded, write_definition
 from drive_table import drive
 
-from search.journal import mend, operations
-from search.storages import open_storage
+from search.storage.journal import mend, operations
+from search.storage.places import open_storage
 from search.store import Store
 from search.study import read_study
 from sekd.errors import InputError
@@ -130,7 +130,7 @@ def test_a_line_torn_while_another_has_the_file_open_swallows_nothing(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from search.journal import JournalLock
+from search.storage.journal import JournalLock
 lock = JournalLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
@@ -151,7 +151,7 @@ def test_the_lock_of_a_killed_process_is_had_in_seconds(tmp_path):
 
 
 def test_a_living_process_that_keeps_the_lock_is_told_of(tmp_path, monkeypatch):
-    monkeypatch.setattr("search.journal.PATIENCE_S", 0.2)
+    monkeypatch.setattr("search.storage.journal.PATIENCE_S", 0.2)
     write_definition(tmp_path, {"trials": 2})
     url = f"journal://{tmp_path}/j"
     storage = open_storage(tmp_path, url)
@@ -174,7 +174,7 @@ def test_two_processes_lose_no_operation(tmp_path):
     code = f"""
 import optuna
 from pathlib import Path
-from search.storages import open_storage
+from search.storage.places import open_storage
 study = optuna.load_study(study_name="s", storage=open_storage(Path({str(tmp_path)!r}), {url!r}))
 for _ in range(40):
     study.tell(study.ask(), 1.0)

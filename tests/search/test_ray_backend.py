@@ -15,7 +15,7 @@ from backend_contract import ENDLESS, TrainingContract, ended, job, training, un
 from ray_nodes import family_of
 
 from search.backends.base import Done
-from search.backends.ray_node import require_one_machine, require_same
+from search.backends.ray.node import require_one_machine, require_same
 from search.run_config import Resources
 from sekd.errors import InputError
 
@@ -31,7 +31,7 @@ pytestmark = IGNORED
 
 
 def make(folder, **options):
-    from search.backends.ray_backend import RayBackend
+    from search.backends.ray.backend import RayBackend
 
     return RayBackend(1, folder, Resources(cpus=1), **options)
 
@@ -68,7 +68,7 @@ def test_a_run_of_tune_that_ends_early_is_an_error_and_no_waiting(tmp_path, cach
 DRIVER = """
 import sys, time
 from pathlib import Path
-from search.backends.ray_backend import RayBackend
+from search.backends.ray.backend import RayBackend
 from search.run_config import Resources
 from search.trial import Job
 backend = RayBackend(1, Path(sys.argv[1]), Resources(cpus=1))
@@ -151,7 +151,7 @@ class TestRay(TrainingContract):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def cluster(cls):
-        from search.backends.ray_cluster import Cluster
+        from search.backends.ray.cluster import Cluster
 
         made = Cluster(None, Resources(cpus=1), 1, None)  # one for all tests, as of a program that has called ray.init
         yield

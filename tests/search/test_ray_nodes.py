@@ -43,7 +43,7 @@ def nodes(request, short, tmp_path, monkeypatch):
 
 
 def test_a_trial_of_a_node_that_dies_goes_on_at_another(nodes, tmp_path):
-    from search.backends.ray_backend import RayBackend
+    from search.backends.ray.backend import RayBackend
 
     run = tmp_path / "run"
     backend = RayBackend(1, run, Resources(cpus=1), address=nodes.address)

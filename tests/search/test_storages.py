@@ -14,9 +14,9 @@ from definitions import recorded, write_definition
 from drive_table import drive
 
 import search.store
-from search.copying import copy_study
-from search.storage_urls import without_password
-from search.storages import open_storage, remember, remembered
+from search.storage.copying import copy_study
+from search.storage.places import open_storage, remember, remembered
+from search.storage.urls import without_password
 from search.store import Store
 from search.study import read_study
 from search.view import View
@@ -257,7 +257,7 @@ def test_three_drivers_share_a_study_on_a_server(tmp_path, postgres):
 
 @pytest.mark.services
 def test_a_driver_goes_on_after_its_server_was_killed(tmp_path, postgres, monkeypatch):
-    monkeypatch.setattr("search.exchange.PATIENCE_S", 2.0)
+    monkeypatch.setattr("search.storage.exchange.PATIENCE_S", 2.0)
     url = postgres.fresh()
     write_definition(tmp_path / "whole", {"trials": 8})
     whole = story(drive(tmp_path / "whole")[0])
@@ -280,7 +280,7 @@ def test_a_driver_goes_on_after_its_server_was_killed(tmp_path, postgres, monkey
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_may_make_one_storage_at_once(tmp_path, kind, places):
     url = places(kind)
-    code = f"from search.storages import open_storage; open_storage({str(tmp_path)!r}, {url!r})"
+    code = f"from search.storage.places import open_storage; open_storage({str(tmp_path)!r}, {url!r})"
     together = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(2)]
     for process in together:
         assert process.communicate()[1] == b"" and process.returncode == 0

@@ -20,10 +20,10 @@ from search.backends.base import Died
 from search.backends.table import TableBackend
 from search.ends import NothingFits, counts, exhausted
 from search.pareto import non_dominated
-from search.proposals import as_today
 from search.results import open_results, status_document
 from search.run_folder import driving, keep_definition
-from search.storages import open_storage
+from search.sampler import as_today
+from search.storage.places import open_storage
 from search.store import Store
 from search.study import read_study
 from search.tuner import Tuner

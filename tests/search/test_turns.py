@@ -8,8 +8,8 @@ import time
 import optuna
 import pytest
 
-from search.storages import open_storage
-from search.turns import TurnLost, one_at_a_time
+from search.storage.places import open_storage
+from search.storage.turns import TurnLost, one_at_a_time
 
 PLACES = ["sqlite", "journal", pytest.param("postgresql", marks=pytest.mark.services)]
 
@@ -24,8 +24,8 @@ def url(request, tmp_path):
 ADDS = """
 import sys, time
 from pathlib import Path
-from search.storages import open_storage
-from search.turns import one_at_a_time
+from search.storage.places import open_storage
+from search.storage.turns import one_at_a_time
 storage, counter = open_storage(Path(), sys.argv[1]), Path(sys.argv[2])
 for _ in range(60):
     with one_at_a_time(storage, "add"):
@@ -37,8 +37,8 @@ for _ in range(60):
 HOLDS = """
 import sys, time
 from pathlib import Path
-from search.storages import open_storage
-from search.turns import one_at_a_time
+from search.storage.places import open_storage
+from search.storage.turns import one_at_a_time
 with one_at_a_time(open_storage(Path(), sys.argv[1]), "hold"):
     print("held", flush=True)
     time.sleep(600)

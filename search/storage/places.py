@@ -18,8 +18,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-from search.journal import open_journal
-from search.storage_urls import parse_url, reason_of, scheme_of, without_password
+from search.storage.journal import open_journal
+from search.storage.urls import parse_url, reason_of, scheme_of, without_password
 from sekd.cache import write_json
 from sekd.errors import InputError
 

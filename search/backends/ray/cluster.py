@@ -21,7 +21,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.backends.ray_node import this_node
+from search.backends.ray.node import this_node
 from search.run_config import Resources
 from sekd.errors import InputError
 

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.storage_urls import reason_of, without_password
+from search.storage.urls import reason_of, without_password
 from sekd.errors import InputError
 
 _held: set[tuple[int, str, str]] = set()

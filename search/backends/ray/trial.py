@@ -12,8 +12,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from search.backends.ray_files import Place, send, send_folder, settle
-from search.backends.ray_node import require_same, this_node
+from search.backends.ray.files import Place, send, send_folder, settle
+from search.backends.ray.node import require_same, this_node
 from search.record import TrialRecord
 from search.trial import Job
 from sekd.data import DEMO

@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from search.backends.base import Died, Done, Event, Progress
-from search.backends.ray_cluster import alive
+from search.backends.ray.cluster import alive
 from search.record import TrialRecord
 from search.trial import Job
 

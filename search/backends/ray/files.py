@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from search.backends.ray_home import CHUNK_BYTES, STAYS, sees, travels
+from search.backends.ray.home import CHUNK_BYTES, STAYS, sees, travels
 from search.device_lock import lock_folder
 from search.trial import Job, Shared
 from sekd.cache import build_once, locked

@@ -14,11 +14,11 @@ from optuna.trial import FrozenTrial
 
 from search.drivers import Roll
 from search.run_folder import driving
-from search.storage_urls import reason_of, without_password
-from search.storages import open_storage, remember, remembered
+from search.storage.places import open_storage, remember, remembered
+from search.storage.turns import one_at_a_time
+from search.storage.urls import reason_of, without_password
 from search.store import UNFINISHED
 from search.study import StudyDefinition, read_study
-from search.turns import one_at_a_time
 from sekd.errors import InputError
 
 MARK = "sekd_format"  # under UNFINISHED there, a Store opens no study

@@ -14,12 +14,12 @@ import ray
 from ray import tune
 
 from search.backends.base import Backend, Event
-from search.backends.ray_cluster import Cluster, bundle, every_node, on_node, slots_of
-from search.backends.ray_home import Home, new_token
-from search.backends.ray_node import require_one_machine, require_same, this_node
-from search.backends.ray_obituary import Obituary
-from search.backends.ray_trial import TrialOnNode
-from search.backends.ray_tune import RETRIES, Ears, Jobs, Stop
+from search.backends.ray.cluster import Cluster, bundle, every_node, on_node, slots_of
+from search.backends.ray.home import Home, new_token
+from search.backends.ray.node import require_one_machine, require_same, this_node
+from search.backends.ray.obituary import Obituary
+from search.backends.ray.trial import TrialOnNode
+from search.backends.ray.tune import RETRIES, Ears, Jobs, Stop
 from search.device import DeviceProfile
 from search.run_config import Resources
 from search.trial import Job

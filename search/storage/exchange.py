@@ -10,8 +10,8 @@ from typing import TypeVar
 import optuna
 import sqlalchemy
 
-from search.storage_urls import reason_of
-from search.turns import TurnLost
+from search.storage.turns import TurnLost
+from search.storage.urls import reason_of
 from sekd.errors import InputError
 
 PATIENCE_S = 120.0  # for a database server that is being restarted

@@ -1,0 +1,1 @@
+"""Trials on a cluster, by Ray Tune: nothing outside this folder imports ray."""
