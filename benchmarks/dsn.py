@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.held_mask import HeldMask
 from benchmarks.interleaved import burst_ms
+from benchmarks.kd_ablation import PAIRS_PER_SNR, SNRS_DB, score
 from search.cost import count_macs
 from sekd.audio import read_audio
 from sekd.cache import write_json
@@ -30,22 +31,17 @@ from sekd.checkpoint import load_model, save_model
 from sekd.config import parse
 from sekd.distillation import DistillConfig, batches, distill
 from sekd.export import export_onnx
-from sekd.metrics import Triple, score_pairs
 from sekd.models import Cruse, CruseConfig, Enhancer, build
 from sekd.onnx_gates import with_threshold
 from sekd.preparation import Prepared, prepare
 from sekd.train import Phase, Trainer
 
-METRICS = ("pesq_wb", "estoi", "si_sdr_db")
-SNRS_DB = (-5, 0, 5, 10, 15)
-PAIRS_PER_SNR = 24
 WIDTH = 16
 GATED = {"width": WIDTH, "gate": {"static_share": 0.5}}
 TARGET = 0.6  # of the dynamic part: with what always runs, 0.73 of all MACs
 WIDTHS = range(WIDTH // 4, WIDTH + 1)
 FRAMES = 400  # of one burst of each network in turn
 ROUNDS = 9
-Score = dict[str, dict[str, float | None]]
 
 
 class Data(NamedTuple):
@@ -177,20 +173,6 @@ def judged(model: Enhancer, name: str, data: Data) -> dict[str, Any]:
                 key = "open" if forced else "shut"
                 found[key] = {part: score(model, folder) for part, folder in data.scored.items()}
     return found
-
-
-@torch.no_grad()
-def score(model: Enhancer, folder: Path) -> Score:
-    """Metric scores by file of the pairs in ``folder``."""
-
-    def triples() -> Iterator[Triple]:
-        for clean_file in sorted((folder / "clean").iterdir()):
-            noisy = read_audio(folder / "noisy" / clean_file.name)
-            yield clean_file.stem, None, model(torch.from_numpy(noisy)[None])[0].numpy(), read_audio(clean_file)
-
-    names = [file.stem for file in (folder / "clean").iterdir()]
-    unscored = {name: dict.fromkeys(METRICS, 0.0) for name in names}  # of the noisy signal, which nobody asked for
-    return {pair.name: dict(pair.scores) for pair in score_pairs(triples(), METRICS, unprocessed=unscored).pairs}
 
 
 @torch.no_grad()

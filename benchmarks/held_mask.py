@@ -24,5 +24,3 @@ class HeldMask(SpectralEnhancer):
         gain, state = self.network.gains(spectrum[:, :, ::EVERY], state)
         held = gain.repeat_interleave(EVERY, dim=1)[:, : spectrum.shape[2]]
         return spectrum * held.transpose(1, 2).unsqueeze(-1), state
-
-
