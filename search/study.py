@@ -30,7 +30,7 @@ from sekd.config import Frozen, content_hash, expand_path, parse, read_toml
 from sekd.errors import InputError, nearest
 from sekd.teacher_source import absolute_reference
 
-BUILT_METRICS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
+BUILT_METRICS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db", "dnsmos_ovrl")
 
 
 class Objectives(Frozen):
