@@ -116,7 +116,8 @@ def train(options: Namespace) -> int:
         if now.step / now.steps >= shown["share"] + 0.05 or now.step == now.steps:
             shown["share"] = now.step / now.steps
             terms = ", ".join(f"{name} {value:.4g}" for name, value in now.terms.items())
-            say(f"step {now.step} of {now.steps}: {terms}")
+            gates = "" if now.gate is None else f", {now.gate:.0%} of the gates open"
+            say(f"step {now.step} of {now.steps}: {terms}{gates}")
 
     try:
         out.mkdir(parents=True, exist_ok=True)

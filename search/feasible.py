@@ -32,6 +32,7 @@ from sekd.train import Trainer
 AXES = ("latency_ms", "paced_p95_ms", "macs_per_s", "weight_kib", "state_kib", "parameters")
 TIMED_STEPS = 3
 FIXED_S = 8.0  # of a trial besides training and scoring: starting, exporting, measuring twice
+OVRL_S = 0.4  # of one clip of the pool, where DNSMOS guides gates
 VARIANT_S = 5.0  # of each further setting of the free keys: quantising, exporting, measuring
 SCORE_S = 0.25  # of one validation pair, three metrics, one core
 
@@ -128,6 +129,7 @@ def _step_seconds(study: StudyDefinition, params: Mapping[str, Any]) -> float:
     """Time of one training step of a student from the middle of the sample, on noise that is thrown away."""
     import torch
 
+    from sekd.losses.gating import Ovrl
     from sekd.train import Batch
 
     config = parse(DistillConfig, study.document(params), study.name)
@@ -137,8 +139,9 @@ def _step_seconds(study: StudyDefinition, params: Mapping[str, Any]) -> float:
     with torch.no_grad(), model.recorded() as recorded:  # stands for the teacher's activations
         model(noise[0])
     noisy, clean, teacher = noise
-    batch = Batch(noisy, clean, teacher, lambda device: recorded)
-    trainer = Trainer(model, config.distill.phases(TIMED_STEPS + 1), config.train, config.distill.loss)
+    ovrl = Ovrl(torch.linspace(1, 4, config.train.batch), 1.0, 4.0)
+    batch = Batch(noisy, clean, teacher, lambda device: recorded, ovrl)
+    trainer = Trainer(model, config.phases(TIMED_STEPS + 1), config.train, config.distill.loss)
     trainer.run(lambda step: batch, until=1)
     started = time.perf_counter()
     trainer.run(lambda step: batch)
@@ -152,7 +155,8 @@ def _seconds(study: StudyDefinition, config: DistillConfig, step_s: float) -> fl
     teacher = 0.0
     if config.teacher is not None and config.teacher.network is not None:
         teacher = 2 * step_s * config.teacher.train.steps
-    return round(study.trials * trial / study.run.workers + teacher)
+    judged = OVRL_S * rows_of(config.data.train) if study.reads_ovrl else 0.0
+    return round(study.trials * trial / study.run.workers + teacher + judged)
 
 
 def _disk_mib(study: StudyDefinition, config: DistillConfig, records: list[TrialRecord]) -> float:

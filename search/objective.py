@@ -94,7 +94,8 @@ def _live(job: Job, lock: DeviceLock, tell: Tell) -> TrialRecord:
 def _trained(job: Job, lock: DeviceLock, tell: Tell) -> Trained:
     shared, config = job.shared, config_at(job, {})
     hashes = Hashes(**shared.hashes)  # type: ignore[arg-type]
-    prepared = Prepared(shared.pool, shared.valid, shared.teacher, shared.outputs, hashes, shared.activations)
+    paths = (shared.pool, shared.valid, shared.teacher, shared.outputs, hashes, shared.activations, shared.ovrl)
+    prepared = Prepared(*paths)
 
     def progress(now: Progress) -> None:
         tell("train", now.step / now.steps)

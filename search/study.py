@@ -30,7 +30,7 @@ from sekd.config import Frozen, content_hash, expand_path, parse, read_toml
 from sekd.errors import InputError, nearest
 from sekd.teacher_source import absolute_reference
 
-BUILT_METRICS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
+BUILT_METRICS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db", "dnsmos_ovrl")
 
 
 class Objectives(Frozen):
@@ -164,6 +164,19 @@ class StudyDefinition(Frozen):
         names = {name for term in found if term for name in ([term] if isinstance(term, str) else term)}
         names |= {other.removeprefix(f"{key}.") for other in self.space if other.startswith(f"{key}.")}
         return reads_features(dict.fromkeys(names, 1.0))
+
+    @property
+    def gated(self) -> bool:
+        """Whether a setting of the space has gates, which train from a pool even without a teacher."""
+        return "gate" in self.base.get("student", {}) or any(key.startswith("student.gate") for key in self.space)
+
+    @property
+    def reads_ovrl(self) -> bool:
+        """Whether DNSMOS guides the gates of a setting of the space."""
+        key, default = "distill.gate.guidance", "dnsmos"
+        domain = self.space.get(key)
+        found = [self.base.get("distill", {}).get("gate", {}).get("guidance", default)]
+        return self.gated and default in (domain.choice or () if domain else found)
 
     def first(self) -> list[dict[str, Any]]:
         """What is tried before the sampler decides: the middle of the space without a teacher, then the user's."""

@@ -43,6 +43,7 @@ class Shared(Frozen):
     teacher: TeacherSource | None
     outputs: Path | None
     activations: Path | None = None
+    ovrl: Path | None = None
     hashes: dict[str, str | None]
     cache: Path
     front: Path | None = None  # figures of the front so far; none where nothing is to enter it

@@ -33,9 +33,9 @@ from sekd.preparation import (
     resolve,
     with_corpus,
 )
-from sekd.schedule import DistillSection
+from sekd.schedule import DistillSection, with_gates
 from sekd.teacher import OwnTeacher, open_teacher
-from sekd.train import Batch, Run, TrainConfig, Trainer
+from sekd.train import Batch, Phase, Run, TrainConfig, Trainer
 
 LEAST_BATCH = 16  # signals that a similarity term needs to compare
 
@@ -79,9 +79,37 @@ class DistillConfig(Frozen):
                 raise ValueError(f"distill.term: {_named(self.distill.taught)} {problem}")
         return self
 
+    @model_validator(mode="after")
+    def _gates_to_train(self) -> DistillConfig:
+        if self.student.gate is None and self.distill.gate is not None:
+            raise ValueError("distill.gate says how gates are trained, and the student has none: add [student.gate]")
+        if self.reads_ovrl and self.train.batch < 2:
+            raise ValueError(
+                "distill.gate.guidance = 'dnsmos' compares the clips of a batch: train.batch = 1 is too few"
+            )
+        return self
+
+    @property
+    def gated(self) -> bool:
+        """Whether the student is slimmable; it then trains from a pool, so that what guides it can be known of it."""
+        return self.student.gate is not None
+
+    @property
+    def reads_ovrl(self) -> bool:
+        """Whether the DNSMOS OVRL of the noisy training clips guides the gates."""
+        return self.gated and self.distill.gating.guidance == "dnsmos"
+
+    def phases(self, steps: int) -> list[Phase]:
+        """The schedule over ``steps``, with the gates' own phases where the student has gates."""
+        phases = self.distill.phases(steps)
+        return with_gates(phases, self.distill.gating) if self.gated else phases
+
     def identity(self, hashes: Hashes) -> str:
         """Equal for equal results: settings, seed and core version, recordings and teacher by content."""
         settings = self.model_dump(mode="json", include={"seed", "student", "distill", "train"})
+        del settings["distill"]["gate"]
+        if self.gated:
+            settings["gating"] = self.distill.gating.what_matters
         if self.distill.schedule.kind == "supervised":
             # No teacher is heard, so nothing that concerns one can matter.
             settings["distill"] = {k: settings["distill"][k] for k in ("supervised", "loss_level")}
@@ -147,6 +175,8 @@ def distill(
             cache=cache,
             expect=config.expect,
             features=config.distill.reads_features,
+            pool=config.gated,
+            ovrl=config.reads_ovrl,
             say=say,
             turn=turn,
             trust_code=trust_code,
@@ -168,11 +198,14 @@ def distill(
 
 
 def batches(config: DistillConfig, prepared: Prepared, cache: Path) -> Callable[[int], Batch]:
-    """Batches as a function of (seed, step): from the pool, or mixed on the fly where there is no teacher."""
+    """Batches as a function of (seed, step): from the pool, or mixed on the fly where nothing needs one."""
     if prepared.pool is not None:
         features = _features(config, prepared) if config.distill.reads_features else None
+        ovrl = prepared.ovrl if config.reads_ovrl else None
+        if config.reads_ovrl and ovrl is None:
+            raise InputError("distill.gate.guidance = 'dnsmos': the OVRL of the training audio was not prepared")
         return PoolBatches(
-            prepared.pool, prepared.outputs, batch=config.train.batch, seed=config.seed, features=features
+            prepared.pool, prepared.outputs, batch=config.train.batch, seed=config.seed, features=features, ovrl=ovrl
         )
     return LiveBatches(_mixer(config, cache), batch=config.train.batch)
 
@@ -216,7 +249,7 @@ def _features(config: DistillConfig, prepared: Prepared) -> Features:
 def _train(config: DistillConfig, source: Callable[[int], Batch], folder: Path | None, run: Run) -> Enhancer:
     torch.manual_seed(config.seed)
     model = build(config.student).to(run.torch_device)
-    trainer = Trainer(model, config.distill.phases(config.train.steps), config.train, config.distill.loss)
+    trainer = Trainer(model, config.phases(config.train.steps), config.train, config.distill.loss)
     if folder is not None:
         run = run._replace(checkpoint=folder / "checkpoint.pt")
     trainer.run(source, run)

@@ -14,16 +14,16 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 
 from sekd.errors import InputError, nearest
-from sekd.quality import Metric, Outcome, Unscored, estoi, pesq_nb, pesq_wb, si_sdr_db
+from sekd.quality import Metric, Outcome, Unscored, dnsmos_ovrl, estoi, pesq_nb, pesq_wb, si_sdr_db
 from sekd.summary import PairScore, PairScores, Score, Scores, bootstrap_interval, summarise
 
 __all__ = [
     "METRICS", "Metric", "Outcome", "PairScore", "PairScores", "Score", "Triple", "Unscored",
-    "bootstrap_interval", "estoi", "metrics_named", "pesq_nb", "pesq_wb", "score_pairs", "si_sdr_db",
-    "summarise",
+    "bootstrap_interval", "dnsmos_ovrl", "estoi", "metrics_named", "pesq_nb", "pesq_wb", "score_pairs",
+    "si_sdr_db", "summarise",
 ]  # fmt: skip
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (pesq_wb, pesq_nb, estoi, si_sdr_db)}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (pesq_wb, pesq_nb, estoi, si_sdr_db, dnsmos_ovrl)}
 
 Triple = tuple[str, np.ndarray | None, np.ndarray | None, np.ndarray]
 """(name, noisy, estimate, target), each (sample,).

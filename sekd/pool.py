@@ -14,12 +14,17 @@ import torch
 from sekd.audio import SAMPLE_RATE
 from sekd.cache import write_json
 from sekd.data import Mixer, TrainRecipe
+from sekd.dnsmos import ovrl as ovrl_of
+from sekd.losses.gating import Ovrl
 from sekd.models import Enhancer
 from sekd.models.base import keep_denormals
 from sekd.train import Batch
 
 Tell = Callable[[float], None]  # share done, 0 to 1
 Enhance = Callable[[torch.Tensor], torch.Tensor]  # (batch, sample) to the same
+
+
+OVRL_SPAN = (5, 95)  # percentiles of the pool between which the wanted activation ratio moves
 
 
 class Rows:
@@ -150,22 +155,47 @@ def live_features(pool: Path, teacher: Enhancer) -> Features:
     return compute
 
 
+def write_ovrl(folder: Path, pool: Path, tell: Tell) -> None:
+    """DNSMOS OVRL of every noisy segment, ``(row,)``; continues where a killed run stood."""
+    noisy, path = Rows(pool, "noisy"), folder / "ovrl.partial.npy"
+    if not path.exists():
+        np.save(folder / "empty.npy", np.full(len(noisy), np.nan, np.float32))
+        (folder / "empty.npy").rename(path)
+    found = np.load(path, mmap_mode="r+")
+    for row in np.flatnonzero(np.isnan(found)).tolist():
+        found[row] = ovrl_of(noisy[row : row + 1][0].numpy())
+        tell((row + 1) / len(found))
+    found.flush()
+    keep_denormals()
+    path.rename(folder / "ovrl.npy")
+
+
 class PoolBatches:
     """Batches from a pool: every segment once an epoch, in an order that depends on the seed and the epoch."""
 
     def __init__(
-        self, pool: Path, outputs: Path | None, *, batch: int, seed: int, features: Features | None = None
+        self,
+        pool: Path,
+        outputs: Path | None,
+        *,
+        batch: int,
+        seed: int,
+        features: Features | None = None,
+        ovrl: Path | None = None,
     ) -> None:
         self.features = features
         self.noisy, self.clean = Rows(pool, "noisy"), Rows(pool, "clean")
         self.teacher = None if outputs is None else Rows(outputs, "teacher")
         self.batch, self.seed = batch, seed
+        self.ovrl = None if ovrl is None else torch.from_numpy(np.load(ovrl / "ovrl.npy"))
+        self.span: list[float] = [] if self.ovrl is None else np.percentile(self.ovrl, OVRL_SPAN).tolist()
 
     def __call__(self, step: int) -> Batch:
         rows = np.sort(self._rows(step))  # ascending, as the file lies; a batch has no order of its own
         teacher = None if self.teacher is None else self.teacher[rows]
         features = None if self.features is None else partial(self.features, rows)
-        return Batch(self.noisy[rows], self.clean[rows], teacher, features)
+        ovrl = None if self.ovrl is None else Ovrl(self.ovrl[rows], *self.span)
+        return Batch(self.noisy[rows], self.clean[rows], teacher, features, ovrl)
 
     def _rows(self, step: int) -> np.ndarray:
         wanted = np.arange(step * self.batch, (step + 1) * self.batch)
@@ -175,7 +205,7 @@ class PoolBatches:
 
 
 class LiveBatches:
-    """Batches mixed on the fly, never the same twice: for training without a teacher."""
+    """Batches mixed on the fly, never the same twice: for training without a teacher and without gates."""
 
     def __init__(self, mixer: Mixer, *, batch: int) -> None:
         self.mixer, self.batch = mixer, batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,10 +17,11 @@ from sekd.cache import build_once, write_json
 from sekd.checkpoint import save_model
 from sekd.config import Frozen, content_hash, expand_path
 from sekd.data import DEMO, DataConfig, Mixer, Recipe, TrainRecipe, ValidRecipe, recipe_hash
+from sekd.dnsmos import model_file
 from sekd.errors import InputError
 from sekd.losses import LossConfig
 from sekd.models import StudentConfig, build
-from sekd.pool import LiveBatches, activations_bytes, rows_of, write_activations, write_outputs, write_pool
+from sekd.pool import LiveBatches, activations_bytes, rows_of, write_activations, write_outputs, write_ovrl, write_pool
 from sekd.teacher import OwnTeacher, Teacher, open_teacher
 from sekd.teacher_source import StftConfig, TeacherSource, absolute_reference, split_reference
 from sekd.train import Phase, Progress, Run, TrainConfig, Trainer
@@ -51,6 +53,8 @@ class TeacherConfig(Frozen):
             raise ValueError("stft describes an .onnx model, and there is none")
         if self.options and self.module is None:
             raise ValueError("options are given to the function of module, and there is none")
+        if self.network is not None and self.network.gate is not None:
+            raise ValueError("network.gate: only students are slimmable; a teacher costs nothing on the device")
         return self
 
     @field_validator("module")
@@ -79,12 +83,13 @@ class Hashes(Frozen):
 class Prepared(NamedTuple):
     """Where the shared things lie, and what they are."""
 
-    pool: Path | None  # without a teacher nothing is worth keeping: batches are mixed on the fly
+    pool: Path | None  # where nothing is to be known of each segment, batches are mixed on the fly
     valid: Path  # noisy/ and clean/ with equal names
     teacher: TeacherSource | None
     outputs: Path | None
     hashes: Hashes
     activations: Path | None = None  # where terms on features read them from a cache
+    ovrl: Path | None = None  # DNSMOS OVRL of the pool's noisy signals
 
 
 class Turn(Protocol):
@@ -132,6 +137,8 @@ def prepare(
     cache: Path,
     expect: Hashes | None = None,
     features: bool = False,
+    pool: bool = False,
+    ovrl: bool = False,
     say: Callable[[str], None] | None = None,
     turn: Turn | None = None,
     trust_code: bool = False,
@@ -139,6 +146,8 @@ def prepare(
     """Builds, or finds in ``cache``, all that the trials of one study share; ``features``: a term reads them.
 
     Args:
+        pool: students train from a pool even without a teacher, as those with gates do.
+        ovrl: the gates of students are guided by DNSMOS, which brings a pool too.
         turn: lets whoever wants the processor for himself have it between any two small parts of the work.
         trust_code: whether the function that ``teacher.module`` names may be called.
 
@@ -158,7 +167,8 @@ def prepare(
     train = with_corpus(data.train, cache, seed, report)
     valid = with_corpus(data.valid, cache, seed, report)
     valid_hash = content_hash(["valid", valid.count, recipe_hash(valid, seed), CORE_VERSION])
-    if teacher is None:
+    live = teacher is None and not pool and not ovrl
+    if live:
         pool_hash = content_hash(["live", recipe_hash(train, seed), CORE_VERSION])
     else:
         pool_hash = content_hash(["pool", train.pool_minutes, recipe_hash(train, seed), CORE_VERSION])
@@ -171,13 +181,17 @@ def prepare(
             mixers.append(Mixer(train, seed=seed, notice=say))
         return mixers[0]
 
-    def pool(folder: Path) -> None:
+    def mix(folder: Path) -> None:
         with report.task(f"mixing {train.pool_minutes:g} minutes of training audio") as tell:
             write_pool(folder, train, mixer(), tell)
 
+    hashes = Hashes(pool=pool_hash, valid=valid_hash)
+    if live:
+        return Prepared(None, valid_folder, None, None, hashes)
+    pool_folder = build_once(cache / f"pool-{pool_hash}", mix)
+    heard = _ovrl(cache, pool_folder, pool_hash, report) if ovrl else None
     if teacher is None:
-        return Prepared(None, valid_folder, None, None, Hashes(pool=pool_hash, valid=valid_hash))
-    pool_folder = build_once(cache / f"pool-{pool_hash}", pool)
+        return Prepared(pool_folder, valid_folder, None, None, hashes, ovrl=heard)
     source = source or _trained_teacher(teacher, cache, train, seed, mixer, report)
     opened = given or open_teacher(source)
     check_expected(expect, teacher=opened.identity)
@@ -187,11 +201,22 @@ def prepare(
             write_outputs(folder, pool_folder, opened.enhance, tell)
 
     made = build_once(cache / f"outputs-{content_hash([pool_hash, opened.identity, CORE_VERSION])}", outputs)
-    hashes = Hashes(pool=pool_hash, valid=valid_hash, teacher=opened.identity)
+    hashes = hashes.model_copy(update={"teacher": opened.identity})
     kept = None
     if features and teacher.features == "cached":
         kept = _activations(cache, pool_folder, opened, hashes, report)
-    return Prepared(pool_folder, valid_folder, source, made, hashes, kept)
+    return Prepared(pool_folder, valid_folder, source, made, hashes, kept, heard)
+
+
+def _ovrl(cache: Path, pool: Path, pool_hash: str, report: Reporter) -> Path:
+    """The DNSMOS OVRL of every noisy signal of the pool."""
+
+    def write(folder: Path) -> None:
+        with report.task("judging the noisy training audio (DNSMOS)") as tell:
+            write_ovrl(folder, pool, tell)
+
+    judge = hashlib.sha256(model_file().read_bytes()).hexdigest()
+    return build_once(cache / f"ovrl-{content_hash([pool_hash, judge, CORE_VERSION])}", write)
 
 
 def _check_room(config: TeacherConfig, given: Teacher | None, train: TrainRecipe) -> None:

@@ -36,6 +36,7 @@ class Metric:
     unit: str
     direction: Literal["maximize", "minimize"]
     compute: Callable[[np.ndarray, np.ndarray, int], float]
+    needs_target: bool = True  # else the target is not looked at
 
     def __call__(self, estimate: np.ndarray, target: np.ndarray, *, sample_rate: int = 16_000) -> float | None:
         return self.outcome(estimate, target, sample_rate=sample_rate).value
@@ -54,8 +55,9 @@ class Metric:
         if estimate.shape != target.shape or estimate.ndim != 1:
             raise ValueError(f"{self.name}: estimate {estimate.shape} and target {target.shape} do not pair")
         try:
-            for role, signal in (("target", target), ("estimate", estimate)):
-                _require_sound(signal, role)
+            if self.needs_target:
+                _require_sound(target, "target")
+            _require_sound(estimate, "estimate")
             value = float(self.compute(estimate, target, sample_rate))
             if not np.isfinite(value):
                 raise Unscored(f"the score is {value}")
@@ -151,6 +153,16 @@ def _estoi(estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> float:
         np.random.set_state(before)
 
 
+def _dnsmos_ovrl(estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> float:
+    if sample_rate != 16_000:
+        raise ValueError(f"dnsmos_ovrl is defined at 16000 Hz, not at {sample_rate} Hz")
+    if len(estimate) < 0.4 * sample_rate:
+        raise Unscored("less than 0.4 s, too little to judge")
+    from sekd.dnsmos import ovrl  # here: brings onnxruntime, wanted only when somebody asks for this score
+
+    return ovrl(estimate)
+
+
 si_sdr_db = Metric("si_sdr_db", "dB", "maximize", _si_sdr)
 """Scale-invariant signal-to-distortion ratio, zero-mean (Le Roux et al. 2019, eq. 3)."""
 
@@ -162,3 +174,6 @@ pesq_nb = Metric("pesq_nb", "MOS-LQO", "maximize", _pesq_nb)
 
 estoi = Metric("estoi", "1", "maximize", _estoi)
 """Extended short-time objective intelligibility, 0 to 1 (Jensen and Taal 2016)."""
+
+dnsmos_ovrl = Metric("dnsmos_ovrl", "MOS", "maximize", _dnsmos_ovrl, needs_target=False)
+"""DNSMOS P.835, overall, 1 to 5; a network's opinion of the estimate alone (Reddy et al. 2022); 16 kHz."""

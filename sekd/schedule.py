@@ -8,7 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from sekd.config import Frozen
 from sekd.errors import nearest
+from sekd.gate_course import courses
 from sekd.losses import TERMS, DispatchConfig, GramConfig, LossConfig, reads_features
+from sekd.losses.gating import GATE_TERM, GatingConfig
 from sekd.losses.gram import FLOW_KINDS
 from sekd.losses.signals import Level
 from sekd.train import Phase
@@ -46,6 +48,7 @@ class DistillSection(Frozen):
     gram: GramConfig = GramConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     loss_level: Level = "mixture"
+    gate: GatingConfig | None = None  # how the gates of a slimmable student are trained; None: as the defaults say
 
     @field_validator("supervised")
     @classmethod
@@ -77,7 +80,11 @@ class DistillSection(Frozen):
 
     @property
     def loss(self) -> LossConfig:
-        return LossConfig(dispatch=self.dispatch, gram=self.gram, level=self.loss_level)
+        return LossConfig(dispatch=self.dispatch, gram=self.gram, gate=self.gating, level=self.loss_level)
+
+    @property
+    def gating(self) -> GatingConfig:
+        return self.gate or GatingConfig()
 
     def phases(self, steps: int) -> list[Phase]:
         """The schedule as phases of weighted terms; their steps sum to ``steps``."""
@@ -92,6 +99,23 @@ class DistillSection(Frozen):
             "two_step": [Phase(first, taught), Phase(steps - first, self.supervised)],
             "two_step_kept": [Phase(first, taught), Phase(steps - first, mixed)],
         }[schedule.kind]
+
+
+def with_gates(phases: list[Phase], config: GatingConfig) -> list[Phase]:
+    """``phases`` of a slimmable student: cut besides where another way of drawing gates begins.
+
+    While a coin opens the gates there is nothing for the policy to learn, and no term that pulls at it.
+    """
+    result, begin = [], 0
+    ways = courses(config, sum(phase.steps for phase in phases))
+    for phase in phases:
+        for way in ways:
+            steps = min(begin + phase.steps, way.begin + way.steps) - max(begin, way.begin)
+            pull = {} if way.mode == "random" else {GATE_TERM: config.weight}
+            if steps > 0:
+                result.append(Phase(steps, phase.weights | pull, way))
+        begin += phase.steps
+    return result
 
 
 def _known_terms(value: dict[str, float], follows: str) -> dict[str, float]:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from sekd.config import Frozen
 from sekd.errors import InputError
+from sekd.gate_course import Course, decided
 from sekd.losses import TERMS, LossConfig, reads_features
+from sekd.losses.gating import Ovrl
 from sekd.losses.signals import Signals
 from sekd.memory import keep_freed_memory
 from sekd.models import Enhancer
@@ -37,10 +39,11 @@ class TrainConfig(Frozen):
 
 
 class Phase(NamedTuple):
-    """A number of steps and the weights of the loss terms in them."""
+    """A number of steps and the weights of the loss terms in them; ``gates``: how a slimmable network draws its own."""
 
     steps: int
     weights: dict[str, float]
+    gates: Course | None = None
 
 
 class Batch(NamedTuple):
@@ -53,6 +56,7 @@ class Batch(NamedTuple):
     clean: Tensor
     teacher: Tensor | None
     features: Callable[[str], list[Tensor]] | None = None
+    ovrl: Ovrl | None = None  # how hard the noisy signals are, where a gated student asks
 
 
 class Progress(NamedTuple):
@@ -60,6 +64,7 @@ class Progress(NamedTuple):
     steps: int
     loss: float
     terms: dict[str, float]
+    gate: float | None = None  # share of the gates that were open, as the term counts them
 
 
 class NotFinite(RuntimeError):
@@ -99,6 +104,16 @@ class Trainer:
         if run.checkpoint is not None and run.checkpoint.exists():
             self.load(run.checkpoint)
         last = self.steps if until is None else min(until, self.steps)
+        try:
+            self._take_steps(batches, run, last)
+        finally:
+            self.model.gating = None  # whoever runs it next wants its own decisions, without noise
+        if run.checkpoint is not None:
+            self.save(run.checkpoint)
+        if self.averaged is not None and self.step == self.steps:
+            self.model.load_state_dict(self.averaged, strict=False)
+
+    def _take_steps(self, batches: Callable[[int], Batch], run: Run, last: int) -> None:
         saved = time.monotonic()
         while self.step < last:
             with run.step_guard():
@@ -107,10 +122,6 @@ class Trainer:
             if run.checkpoint is not None and time.monotonic() - saved > run.checkpoint_every_s:
                 self.save(run.checkpoint)
                 saved = time.monotonic()
-        if run.checkpoint is not None:
-            self.save(run.checkpoint)
-        if self.averaged is not None and self.step == self.steps:
-            self.model.load_state_dict(self.averaged, strict=False)
 
     def _tell(self, progress: Progress, run: Run) -> None:
         """Between two steps, where all is consistent: who is told may end the training, and nothing of it is lost."""
@@ -124,21 +135,10 @@ class Trainer:
             raise
 
     def _one_step(self, batch: Batch, device: str) -> Progress:
-        noisy, clean = batch.noisy.to(device), batch.clean.to(device)
-        teacher = None if batch.teacher is None else batch.teacher.to(device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * rate(self.step, self.steps, self.config.warmup)
         weights = self.weights_at(self.step)
-        features: tuple[list[Tensor], list[Tensor]] = ([], [])
-        if reads_features(weights):
-            assert batch.features is not None
-            with self.model.recorded() as own:
-                estimate = self.model(noisy)
-            features = (own, batch.features(device))
-        else:
-            estimate = self.model(noisy)
-        progress = self.step / self.steps
-        signals = Signals(estimate, clean, noisy, teacher, level=self.loss.level, features=features, progress=progress)
+        signals = self._forward(batch, reads_features(weights), device)
         terms = {name: TERMS[name].compute(signals, self.loss) for name in weights}
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         values = {name: float(value.detach()) for name, value in terms.items()}
@@ -153,15 +153,44 @@ class Trainer:
         self.optimizer.step()
         self._average()
         self.step += 1
-        return Progress(self.step, self.steps, float(total.detach()), values)
+        opened = float(signals.gates.detach().mean()) if signals.gated else None
+        return Progress(self.step, self.steps, float(total.detach()), values, opened)
+
+    def _forward(self, batch: Batch, reads: bool, device: str) -> Signals:
+        """The student's output and what the terms of this step compare it with; ``reads`` what happens inside, too."""
+        noisy, clean = batch.noisy.to(device), batch.clean.to(device)
+        teacher = None if batch.teacher is None else batch.teacher.to(device)
+        course = self.phase_at(self.step).gates
+        self.model.gating = None if course is None else course.at(self.step)
+        recording: AbstractContextManager[list[Tensor]] = self.model.recorded() if reads else nullcontext([])
+        with self.model.watched() as gates, self.model.weighed() as logits, recording as own:
+            estimate = self.model(noisy)
+        if self.model.gating is not None and self.model.gating.mode == "gumbel" and self.loss.gate.counted == "decided":
+            gates = decided(logits, self.model.gating.temperature)
+        theirs: list[Tensor] = []
+        if reads:
+            assert batch.features is not None
+            theirs = batch.features(device)
+        ovrl = None if batch.ovrl is None else batch.ovrl._replace(values=batch.ovrl.values.to(device))
+        return Signals(
+            estimate, clean, noisy, teacher, level=self.loss.level, features=(own, theirs),
+            progress=self.step / self.steps, gates=gates, ovrl=ovrl,
+        )  # fmt: skip
 
     def weights_at(self, step: int) -> dict[str, float]:
         """Weights of the terms in force at ``step``."""
+        return self.phase_at(step).weights
+
+    def phase_at(self, step: int) -> Phase:
         for phase in self.phases:
             if step < phase.steps:
-                return phase.weights
+                return phase
             step -= phase.steps
-        return self.phases[-1].weights
+        return self.phases[-1]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def _average(self) -> None:
         if self.config.ema is None:
@@ -183,6 +212,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "averaged": self.averaged,
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
         }
         partial = path.with_suffix(".partial")
         with open(partial, "wb") as file:
@@ -206,6 +236,8 @@ class Trainer:
                 here = self.model.state_dict()
                 self.averaged = {name: value.to(here[name].device) for name, value in self.averaged.items()}
             torch.set_rng_state(content["torch_rng"])
+            if content.get("cuda_rng") is not None and self._device.type == "cuda":
+                torch.cuda.set_rng_state(content["cuda_rng"], self._device)
         except Exception as error:  # torch raises half a dozen types for a broken file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path}: not a checkpoint of this training: {reason}") from error

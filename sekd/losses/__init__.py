@@ -11,6 +11,7 @@ from torch import Tensor
 from sekd.config import Frozen
 from sekd.losses.bands import Crossover
 from sekd.losses.dispatch import Gate, dispatch_dfkd_spectral, dispatch_l2_spectral
+from sekd.losses.gating import GATE_TERM, GatingConfig, guided_ratio, ratio_loss
 from sekd.losses.gram import Kind, Reduction, flow_loss, similarity_loss
 from sekd.losses.output_kd import dfkd_spectral, output_l1_spectral, output_l2_spectral
 from sekd.losses.signals import Level, Signals
@@ -53,6 +54,7 @@ class LossConfig(Frozen):
 
     dispatch: DispatchConfig = DispatchConfig()
     gram: GramConfig = GramConfig()
+    gate: GatingConfig = GatingConfig()
     level: Level = "mixture"
 
 
@@ -65,8 +67,8 @@ class Term(NamedTuple):
     """
 
     compute: Callable[[Signals, LossConfig], Tensor]
-    follows: Literal["clean", "teacher"]
-    reads: Literal["output", "features"] = "output"
+    follows: Literal["clean", "teacher", "gates"]
+    reads: Literal["output", "features", "gates"] = "output"
     unit: float = 1.0
 
 
@@ -184,6 +186,15 @@ def _flow(signals: Signals, config: LossConfig) -> Tensor:
     return flow_loss(*_equally_long(signals), kind=kind, normalize=normalize, reduction=own.reduction)
 
 
+def _gate_ratio(signals: Signals, config: LossConfig) -> Tensor:
+    own = config.gate
+    target: Tensor | float = own.target
+    if own.guidance == "dnsmos":
+        assert signals.ovrl is not None  # batches of a gated student come from a pool whose OVRL is known
+        target = guided_ratio(*signals.ovrl, wanted=own.target, low=own.low, high=own.high)
+    return ratio_loss(signals.gates, target)
+
+
 TERMS: dict[str, Term] = {
     "psa": Term(_psa, "clean"),
     "si_snr": Term(_si_snr, "clean"),
@@ -198,6 +209,7 @@ TERMS: dict[str, Term] = {
     "dispatch_dfkd": Term(_dispatch_dfkd, "teacher", unit=0.0081),
     "similarity": Term(_similarity, "teacher", "features", unit=0.17),
     "flow": Term(_flow, "teacher", "features", unit=0.12),
+    GATE_TERM: Term(_gate_ratio, "gates", "gates"),
 }
 
 

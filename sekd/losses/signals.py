@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sekd.losses.gating import Ovrl
+
 SILENCE = 1e-8  # RMS below which a mixture is not scaled up: digital silence stays silence
 
 Name = Literal["estimate", "target", "noisy", "teacher"]
@@ -21,7 +23,8 @@ def stft(signal: Tensor, n_fft: int = 512, hop: int = 128, *, window: str = "han
 
 
 class Signals:
-    """Waveforms ``(batch, sample)`` of one step; gradients flow to ``estimate`` and the student's features alone.
+    """Waveforms ``(batch, sample)`` of one step; gradients flow to ``estimate``, the student's features and its
+    gates alone.
 
     ``level="mixture"`` divides all of them by the RMS of each mixture, so that no loss depends on how loud a
     recording is; ``"raw"`` leaves them as they are.
@@ -37,9 +40,13 @@ class Signals:
         level: Level = "mixture",
         features: tuple[Sequence[Tensor], Sequence[Tensor]] = ((), ()),
         progress: float = 0.0,
+        gates: Sequence[Tensor] = (),
+        ovrl: Ovrl | None = None,
     ) -> None:
         self.features = features  # of student and teacher, block by block, (batch, channel, frame, freq)
         self.progress = progress  # share of the training done
+        self._gates = gates  # of the student, piece by piece of a long signal
+        self.ovrl = ovrl  # of the noisy signals
         noisy = noisy.detach()
         scale = torch.ones_like(noisy[:, :1])
         if level == "mixture":
@@ -54,6 +61,15 @@ class Signals:
             self._waves["teacher"] = teacher.detach() * scale
         self._spectra: dict[tuple[str, int, int, str], Tensor] = {}
         self._magnitudes: dict[tuple[str, int, int, str], Tensor] = {}
+
+    @property
+    def gated(self) -> bool:
+        return len(self._gates) > 0
+
+    @property
+    def gates(self) -> Tensor:
+        """Zeros and ones ``(batch, gate, frame)``, with the gradient of the policy's."""
+        return torch.cat(list(self._gates), dim=2)
 
     def wave(self, name: Name) -> Tensor:
         return self._waves[name]

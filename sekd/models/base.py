@@ -66,6 +66,7 @@ class Enhancer(nn.Module, ABC):
         super().__init__()
         self._taps: list[Tensor] | None = None
         self._gates: list[Tensor] | None = None
+        self._logits: list[Tensor] | None = None
         self.gating: Gating | None = None  # how gates are drawn while it trains; None: by their threshold
         self.forced: bool | list[bool] | None = None  # gates open or shut, whatever the policy says
 
@@ -127,6 +128,16 @@ class Enhancer(nn.Module, ABC):
             self._gates = None
 
     @contextmanager
+    def weighed(self) -> Iterator[list[Tensor]]:
+        """Collects what the policy thinks in every run, logits ``(batch, gate, frame, 2)`` of open and shut."""
+        logits: list[Tensor] = []
+        self._logits = logits
+        try:
+            yield logits
+        finally:
+            self._logits = None
+
+    @contextmanager
     def held(self, gates: bool | list[bool]) -> Iterator[None]:
         """Gates open, or shut: all of them, or one by one where each module has its own."""
         before, self.forced = self.forced, gates
@@ -137,6 +148,8 @@ class Enhancer(nn.Module, ABC):
 
     def decide(self, logits: Tensor, threshold: Tensor) -> Tensor:
         """Gates ``(batch, gate, frame)`` from a policy's logits, shown to whoever watches."""
+        if self._logits is not None:
+            self._logits.append(logits)
         gates = drawn(logits, self.gating, threshold)
         if self.forced is not None:
             forced = gates.new_tensor(self.forced, dtype=gates.dtype)

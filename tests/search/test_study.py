@@ -23,7 +23,7 @@ MISTAKES = {
     "no trials": ({"trials": None}, "missing key 'trials'"),
     "objectives": ({"objectives/csot": []}, "unknown key 'objectives.csot'; did you mean 'cost'"),
     "quality": ({"objectives/quality": "pesq"}, "'pesq'; did you mean 'pesq_wb'"),
-    "quality not built": ({"objectives/quality": "dnsmos_ovrl"}, "'dnsmos_ovrl'"),
+    "quality of DNSMOS": ({"objectives/quality": "dnsmos"}, "'dnsmos'; did you mean 'dnsmos_ovrl'"),
     "cost": ({"objectives/cost": ["latency"]}, "'latency'; did you mean 'latency_ms'"),
     "three costs": ({"objectives/cost": ["rtf", "macs_per_s", "parameters"]}, "one or two"),
     "budget": ({"budget/macs": 4}, "unknown key 'budget.macs'; did you mean 'macs_per_s'"),

@@ -82,6 +82,7 @@ def _brought(shared: Shared, home: Any, token: str, ground: Path) -> Shared:
             "valid": here(shared.valid),
             "outputs": here(shared.outputs),
             "activations": here(shared.activations),
+            "ovrl": here(shared.ovrl),
             "teacher": teacher,
             "unprocessed": now(shared.unprocessed),
             "front": now(shared.front),

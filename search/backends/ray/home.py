@@ -139,7 +139,8 @@ def sees(folder: Path, token: str) -> bool:
 
 def shared_paths(shared: Shared) -> list[Path]:
     """What a trial reads besides its own folder."""
-    paths = [shared.pool, shared.valid, shared.outputs, shared.activations, shared.unprocessed, shared.front]
+    paths = [shared.pool, shared.valid, shared.outputs, shared.activations, shared.ovrl]
+    paths += [shared.unprocessed, shared.front]
     if shared.teacher is not None and shared.teacher.model is not None:
         paths.append(Path(shared.teacher.model))
     return [path for path in paths if path is not None]
