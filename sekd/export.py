@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +11,14 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from sekd.branch_export import THRESHOLD, traced_with_branches
 from sekd.hops import INPUT_NAMES
 from sekd.models.base import SAMPLE_RATE, STATE_NAMES, Contract, Enhancer, State, require_causal
+from sekd.models.policy import policy_of
 from sekd.models.settled import settled
 from sekd.onnx_file import save_onnx
+from sekd.onnx_trace import traced
 
-OPSET = 17  # with IR 8 the newest that the oldest supported onnxruntime loads
-IR_VERSION = 8
 FORMAT_VERSION = 1
 
 
@@ -39,6 +37,9 @@ class _Step(nn.Module):
     def __init__(self, model: Enhancer) -> None:
         super().__init__()
         self.model = model
+        policy = policy_of(model)
+        if policy is not None:  # makes it an initializer of this name; as it is, it would be a constant
+            self.register_buffer(THRESHOLD, policy.threshold)
 
     def forward(self, noisy: Tensor, conv_cache: Tensor, tra_cache: Tensor, inter_cache: Tensor):
         enhanced, state = self.model.step(noisy, State(conv_cache, tra_cache, inter_cache))
@@ -54,34 +55,19 @@ def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = N
     require_causal(model.config)
     model = model.eval()
     state = model.initial_state(1)
-    buffer = io.BytesIO()
-    with _without_known_warnings(), torch.no_grad():
-        torch.onnx.export(
-            _Step(settled(model)).eval(),  # the exporter leaves all in the mode of what it was given
-            (model.example(), *state),
-            buffer,  # type: ignore[arg-type]  # a file object is taken too
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[INPUT_NAMES[model.contract], *STATE_NAMES],
-            output_names=["enh", *(f"{name}_out" for name in STATE_NAMES)],
-        )
-    graph = onnx.load_from_string(buffer.getvalue())
-    graph.ir_version = IR_VERSION
-    _constants_to_weights(graph.graph)
+    graph = _graph(model, state)
     onnx.helper.set_model_props(graph, {**_metadata(model, state), **(notes or {})})
     onnx.checker.check_model(graph)
     save_onnx(graph, path)
     return describe(path)
 
 
-@contextmanager
-def _without_known_warnings() -> Iterator[None]:
-    """Of the tracing exporter, which is deprecated, but the newer one cannot write opset 17."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # one frame, one signal: branches are constant
-        warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
-        yield
+def _graph(model: Enhancer, state: State) -> onnx.ModelProto:
+    inputs = [INPUT_NAMES[model.contract], *STATE_NAMES]
+    outputs = ["enh", *(f"{name}_out" for name in STATE_NAMES)]
+    step = _Step(settled(model)).eval()
+    trace = traced if policy_of(model) is None else traced_with_branches
+    return trace(step, (model.example(), *state), inputs, outputs)
 
 
 def _metadata(model: Enhancer, state: State) -> dict[str, str]:
@@ -114,15 +100,6 @@ _OWN_METADATA: dict[Contract, Callable[[Any], dict[str, str]]] = {
     "spectrum": _spectrum_metadata,
     "wave": _wave_metadata,
 }
-
-
-def _constants_to_weights(graph: onnx.GraphProto) -> None:
-    """Turns Constant nodes into initializers: the nodes that remain are the ones that run."""
-    for node in [node for node in graph.node if node.op_type == "Constant"]:
-        weight = node.attribute[0].t
-        weight.name = node.output[0]
-        graph.initializer.append(weight)
-        graph.node.remove(node)
 
 
 def describe(path: Path) -> Export:
