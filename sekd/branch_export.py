@@ -18,12 +18,12 @@ from onnx import GraphProto, ModelProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from sekd.models.branches import Collector, Run, collecting
+from sekd.onnx_gates import THRESHOLD
 from sekd.onnx_graph import identity, rename, replace
 from sekd.shared_weights import Shared
 from sekd.onnx_trace import traced
 
 STAND_INS = "sekd"  # the domain of nodes that no file holds
-THRESHOLD = "gate_threshold"  # the initializer that a user may edit
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -119,11 +119,11 @@ def _form(step: nn.Module, call: Call, gate: bool, prefix: str) -> GraphProto:
     inputs = [f"in_{place}" for place in range(len(call.inputs))]
     outputs = [f"out_{place}" for place in range(len(call.outputs))]
     graph = traced(_Form(step, call.run, gate), call.inputs, inputs, outputs, fold=False).graph
-    made = {name for node in graph.node for name in node.output} | {weight.name for weight in graph.initializer}
-    rename(graph, {name: prefix + name for name in made if name})
+    made = [weight.name for weight in graph.initializer] + [name for node in graph.node for name in node.output if name]
+    rename(graph, {name: f"{prefix}{place}" for place, name in enumerate(made)})
     graph.name = prefix.rstrip("/")
     for node in graph.node:
-        node.name = prefix + node.name
+        node.name = prefix + node.name.lstrip("/")
     return graph
 
 
@@ -150,7 +150,9 @@ def _capture(form: GraphProto, inputs: list[str], shared: Shared) -> None:
     del form.input[:], form.value_info[:]
     made = {name for node in form.node for name in node.output}
     for place, output in enumerate(form.output):
-        if output.name not in made:  # a branch must give what is its own
-            own = f"{form.name}/out_{place}"
+        if output.name in made:
+            made.remove(output.name)
+        else:  # a branch must give what is its own, and nothing twice
+            own = f"{form.name}/copy_{place}"
             form.node.append(identity(output.name, own))
             output.name = own

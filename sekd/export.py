@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import onnx
-import torch
 from torch import Tensor, nn
 
-from sekd.branch_export import THRESHOLD, traced_with_branches
+from sekd.agreement import export_error
+from sekd.branch_export import traced_with_branches
 from sekd.hops import INPUT_NAMES
 from sekd.models.base import SAMPLE_RATE, STATE_NAMES, Contract, Enhancer, State, require_causal
 from sekd.models.policy import policy_of
 from sekd.models.settled import settled
 from sekd.onnx_file import save_onnx
+from sekd.onnx_gates import GATE_STATE, THRESHOLD
+from sekd.onnx_graph import branches, constants_of, running, stored
 from sekd.onnx_trace import traced
+
+__all__ = ["Export", "describe", "export_error", "export_onnx"]
 
 FORMAT_VERSION = 1
 
@@ -29,6 +33,7 @@ class Export(NamedTuple):
     nodes: int
     operators: tuple[str, ...]
     weight_bytes: int
+    branches: tuple[tuple[int, int], ...] = ()  # nodes of each ``If`` with its gate open and shut; dearest in ``nodes``
 
 
 class _Step(nn.Module):
@@ -77,6 +82,7 @@ def _metadata(model: Enhancer, state: State) -> dict[str, str]:
         "hop_length": str(model.hop),
         "version": str(FORMAT_VERSION),
         **_OWN_METADATA[model.contract](model),
+        **_gate_metadata(model),
         **shapes,
     }
 
@@ -96,6 +102,14 @@ def _wave_metadata(model: Any) -> dict[str, str]:
     return {"contract": "wave", "delay": str(model.delay)}
 
 
+def _gate_metadata(model: Enhancer) -> dict[str, str]:
+    """How many gates there are, what each rules, and the state whose last values are those of the newest frame."""
+    gate, policy = model.config.gate, policy_of(model)
+    if gate is None or policy is None:
+        return {}
+    return {"gates": str(policy.gates), "gate_scope": gate.scope, "gate_state": GATE_STATE}
+
+
 _OWN_METADATA: dict[Contract, Callable[[Any], dict[str, str]]] = {
     "spectrum": _spectrum_metadata,
     "wave": _wave_metadata,
@@ -105,34 +119,16 @@ _OWN_METADATA: dict[Contract, Callable[[Any], dict[str, str]]] = {
 def describe(path: Path) -> Export:
     """Counts of an ONNX file."""
     graph = onnx.load(path).graph
-    stored = sum(onnx.numpy_helper.to_array(weight).nbytes for weight in graph.initializer)
-    operators = tuple(sorted({node.op_type for node in graph.node}))
-    return Export(path, len(graph.node), operators, stored)
-
-
-@torch.no_grad()
-def export_error(model: Enhancer, path: Path, *, steps: int = 120, seed: int = 0) -> float:
-    """Largest difference between ONNX and torch over a stream, relative to the RMS of the output.
-
-    The stream is noise whose level moves over 40 dB, so that states matter.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    generator = torch.Generator().manual_seed(seed)
-    levels = 10 ** (-2 * torch.sin(torch.linspace(0, 6, steps)).square())
-    state = model.initial_state(1)
-    feeds = {name: part.numpy() for name, part in zip(STATE_NAMES, state, strict=True)}
-    ours, theirs = [], []
-    for level in levels:
-        noisy = level * torch.randn(model.example().shape, generator=generator)
-        enhanced, state = model.step(noisy, state)
-        output, *after = session.run(None, {INPUT_NAMES[model.contract]: noisy.numpy(), **feeds})
-        feeds = dict(zip(STATE_NAMES, after, strict=True))
-        ours.append(enhanced.numpy())
-        theirs.append(output)
-    ours_all, theirs_all = np.stack(ours), np.stack(theirs)
-    scale = max(float(np.sqrt(np.mean(np.square(ours_all)))), 1e-12)
-    return float(np.abs(ours_all - theirs_all).max()) / scale
+    choices = [node for node in graph.node if node.op_type == "If"]
+    known = constants_of(graph)
+    forms = [[running(branch, known) for branch in branches(node)] for node in choices]
+    outer = running(graph) if choices else list(graph.node)
+    operators = {node.op_type for nodes in (outer, *itertools.chain(*forms)) for node in nodes}
+    pairs = tuple((len(opened), len(shut)) for opened, shut in forms)
+    return Export(
+        path,
+        len(outer) + sum(map(max, pairs)),
+        tuple(sorted(operators)),
+        sum(onnx.numpy_helper.to_array(weight).nbytes for weight in stored(graph)),
+        pairs,
+    )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from sekd.onnx_graph import constants_of, replace
 
@@ -33,26 +35,30 @@ class Shared:
         return self.names[content]
 
     def take(self, form: GraphProto) -> dict[str, str]:
-        """Moves all that ``form`` knows before it runs, and gives its new names. Integers that nodes read as they run
-        stay: they are shapes and axes, and from outside they tell nobody the shapes of tensors inside."""
+        """Moves all that ``form`` knows before it runs, and gives its new names. Shapes and axes that nodes read as
+        they run are worked out and stay: from outside they would tell nobody the shapes of tensors inside."""
         constants = constants_of(form)
-        before = [node for node in form.node if constants.issuperset(node.output)]
-        running = [node for node in form.node if not constants.issuperset(node.output)]
-        read = {name for node in running for name in node.input}
-        names, local = {}, []
-        for tensor in form.initializer:
-            if tensor.data_type == TensorProto.INT64 and tensor.name in read:
-                local.append(tensor)
-            names[tensor.name] = self.weight(tensor)
-        for node in before:
-            self._node(node, names)
-        replace(form, 0, running, len(form.node))
+        known = {tensor.name: tensor for tensor in form.initializer}
+        names: dict[str, str] = {}
+        runs: list[NodeProto] = []
+        for node in form.node:
+            if not constants.issuperset(node.output):
+                runs.append(node)
+            elif all(name in known and known[name].data_type == TensorProto.INT64 for name in node.input):
+                known |= _computed(node, known)
+            else:
+                self._node(node, known, names)
+        read = {name for node in runs for name in node.input} | {output.name for output in form.output}
+        used = [tensor for name, tensor in known.items() if name in read]
         del form.initializer[:]
-        form.initializer.extend(local)
-        return {name: new for name, new in names.items() if name not in {tensor.name for tensor in local}}
+        form.initializer.extend(tensor for tensor in used if tensor.data_type == TensorProto.INT64)
+        names |= {tensor.name: self.weight(tensor) for tensor in used if tensor.data_type != TensorProto.INT64}
+        replace(form, 0, runs, len(form.node))
+        return names
 
-    def _node(self, node: NodeProto, names: dict[str, str]) -> None:
-        node.input[:] = [names.get(name, name) for name in node.input]
+    def _node(self, node: NodeProto, known: dict[str, TensorProto], names: dict[str, str]) -> None:
+        """Moves a node that makes a weight of weights, or finds it there already."""
+        node.input[:] = [names.get(name) or self.weight(known[name]) if name else "" for name in node.input]
         attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
         keys = [(node.domain, node.op_type, *node.input, *attributes, place) for place in range(len(node.output))]
         if keys[0] not in self.names:
@@ -66,3 +72,12 @@ class Shared:
 
 def _content(tensor: TensorProto) -> Key:
     return tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()
+
+
+def _computed(node: NodeProto, known: dict[str, TensorProto]) -> dict[str, TensorProto]:
+    inputs = {name: numpy_helper.to_array(known[name]) for name in node.input}
+    results = ReferenceEvaluator(node).run(None, inputs)
+    return {
+        name: numpy_helper.from_array(np.asarray(value), name)
+        for name, value in zip(node.output, results, strict=True)
+    }
