@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import onnx
-import torch
 from torch import Tensor, nn
 
+from sekd.agreement import export_error
+from sekd.branch_export import traced_with_branches
 from sekd.hops import INPUT_NAMES
 from sekd.models.base import SAMPLE_RATE, STATE_NAMES, Contract, Enhancer, State, require_causal
+from sekd.models.policy import policy_of
 from sekd.models.settled import settled
 from sekd.onnx_file import save_onnx
+from sekd.onnx_gates import GATE_STATE, THRESHOLD
+from sekd.onnx_graph import branches, constants_of, running, stored
+from sekd.onnx_trace import traced
 
-OPSET = 17  # with IR 8 the newest that the oldest supported onnxruntime loads
-IR_VERSION = 8
+__all__ = ["Export", "describe", "export_error", "export_onnx"]
+
 FORMAT_VERSION = 1
 
 
@@ -31,6 +33,7 @@ class Export(NamedTuple):
     nodes: int
     operators: tuple[str, ...]
     weight_bytes: int
+    branches: tuple[tuple[int, int], ...] = ()  # nodes of each ``If`` with its gate open and shut; dearest in ``nodes``
 
 
 class _Step(nn.Module):
@@ -39,6 +42,9 @@ class _Step(nn.Module):
     def __init__(self, model: Enhancer) -> None:
         super().__init__()
         self.model = model
+        policy = policy_of(model)
+        if policy is not None:  # makes it an initializer of this name; as it is, it would be a constant
+            self.register_buffer(THRESHOLD, policy.threshold)
 
     def forward(self, noisy: Tensor, conv_cache: Tensor, tra_cache: Tensor, inter_cache: Tensor):
         enhanced, state = self.model.step(noisy, State(conv_cache, tra_cache, inter_cache))
@@ -54,34 +60,19 @@ def export_onnx(model: Enhancer, path: Path, *, notes: dict[str, str] | None = N
     require_causal(model.config)
     model = model.eval()
     state = model.initial_state(1)
-    buffer = io.BytesIO()
-    with _without_known_warnings(), torch.no_grad():
-        torch.onnx.export(
-            _Step(settled(model)).eval(),  # the exporter leaves all in the mode of what it was given
-            (model.example(), *state),
-            buffer,  # type: ignore[arg-type]  # a file object is taken too
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[INPUT_NAMES[model.contract], *STATE_NAMES],
-            output_names=["enh", *(f"{name}_out" for name in STATE_NAMES)],
-        )
-    graph = onnx.load_from_string(buffer.getvalue())
-    graph.ir_version = IR_VERSION
-    _constants_to_weights(graph.graph)
+    graph = _graph(model, state)
     onnx.helper.set_model_props(graph, {**_metadata(model, state), **(notes or {})})
     onnx.checker.check_model(graph)
     save_onnx(graph, path)
     return describe(path)
 
 
-@contextmanager
-def _without_known_warnings() -> Iterator[None]:
-    """Of the tracing exporter, which is deprecated, but the newer one cannot write opset 17."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # one frame, one signal: branches are constant
-        warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
-        yield
+def _graph(model: Enhancer, state: State) -> onnx.ModelProto:
+    inputs = [INPUT_NAMES[model.contract], *STATE_NAMES]
+    outputs = ["enh", *(f"{name}_out" for name in STATE_NAMES)]
+    step = _Step(settled(model)).eval()
+    trace = traced if policy_of(model) is None else traced_with_branches
+    return trace(step, (model.example(), *state), inputs, outputs)
 
 
 def _metadata(model: Enhancer, state: State) -> dict[str, str]:
@@ -91,6 +82,7 @@ def _metadata(model: Enhancer, state: State) -> dict[str, str]:
         "hop_length": str(model.hop),
         "version": str(FORMAT_VERSION),
         **_OWN_METADATA[model.contract](model),
+        **_gate_metadata(model),
         **shapes,
     }
 
@@ -110,52 +102,33 @@ def _wave_metadata(model: Any) -> dict[str, str]:
     return {"contract": "wave", "delay": str(model.delay)}
 
 
+def _gate_metadata(model: Enhancer) -> dict[str, str]:
+    """How many gates there are, what each rules, and the state whose last values are those of the newest frame."""
+    gate, policy = model.config.gate, policy_of(model)
+    if gate is None or policy is None:
+        return {}
+    return {"gates": str(policy.gates), "gate_scope": gate.scope, "gate_state": GATE_STATE}
+
+
 _OWN_METADATA: dict[Contract, Callable[[Any], dict[str, str]]] = {
     "spectrum": _spectrum_metadata,
     "wave": _wave_metadata,
 }
 
 
-def _constants_to_weights(graph: onnx.GraphProto) -> None:
-    """Turns Constant nodes into initializers: the nodes that remain are the ones that run."""
-    for node in [node for node in graph.node if node.op_type == "Constant"]:
-        weight = node.attribute[0].t
-        weight.name = node.output[0]
-        graph.initializer.append(weight)
-        graph.node.remove(node)
-
-
 def describe(path: Path) -> Export:
     """Counts of an ONNX file."""
     graph = onnx.load(path).graph
-    stored = sum(onnx.numpy_helper.to_array(weight).nbytes for weight in graph.initializer)
-    operators = tuple(sorted({node.op_type for node in graph.node}))
-    return Export(path, len(graph.node), operators, stored)
-
-
-@torch.no_grad()
-def export_error(model: Enhancer, path: Path, *, steps: int = 120, seed: int = 0) -> float:
-    """Largest difference between ONNX and torch over a stream, relative to the RMS of the output.
-
-    The stream is noise whose level moves over 40 dB, so that states matter.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    generator = torch.Generator().manual_seed(seed)
-    levels = 10 ** (-2 * torch.sin(torch.linspace(0, 6, steps)).square())
-    state = model.initial_state(1)
-    feeds = {name: part.numpy() for name, part in zip(STATE_NAMES, state, strict=True)}
-    ours, theirs = [], []
-    for level in levels:
-        noisy = level * torch.randn(model.example().shape, generator=generator)
-        enhanced, state = model.step(noisy, state)
-        output, *after = session.run(None, {INPUT_NAMES[model.contract]: noisy.numpy(), **feeds})
-        feeds = dict(zip(STATE_NAMES, after, strict=True))
-        ours.append(enhanced.numpy())
-        theirs.append(output)
-    ours_all, theirs_all = np.stack(ours), np.stack(theirs)
-    scale = max(float(np.sqrt(np.mean(np.square(ours_all)))), 1e-12)
-    return float(np.abs(ours_all - theirs_all).max()) / scale
+    choices = [node for node in graph.node if node.op_type == "If"]
+    known = constants_of(graph)
+    forms = [[running(branch, known) for branch in branches(node)] for node in choices]
+    outer = running(graph) if choices else list(graph.node)
+    operators = {node.op_type for nodes in (outer, *itertools.chain(*forms)) for node in nodes}
+    pairs = tuple((len(opened), len(shut)) for opened, shut in forms)
+    return Export(
+        path,
+        len(outer) + sum(map(max, pairs)),
+        tuple(sorted(operators)),
+        sum(onnx.numpy_helper.to_array(weight).nbytes for weight in stored(graph)),
+        pairs,
+    )

@@ -13,6 +13,7 @@ import onnx
 
 from sekd.calibration import StreamReader
 from sekd.deployment import DeployConfig, DType
+from sekd.errors import InputError
 from sekd.export import Export, describe, export_onnx
 from sekd.int8_weights import store_as_int8
 from sekd.models import Enhancer
@@ -44,10 +45,12 @@ def write_deployed(
         notes: join the metadata.
 
     Raises:
-        InputError: the network cannot stream, or there is no audio to calibrate on.
+        InputError: the network cannot stream, has gates and is not to be in fp32, or there is no audio to calibrate on.
     """
     if deploy.dtype == "fp32":
         return export_onnx(model, path, notes=notes)
+    if model.config.gate is not None:
+        raise _needs_float(deploy)
     with tempfile.TemporaryDirectory(prefix="sekd.") as folder:
         source = export_onnx(model, Path(folder) / "fp32.onnx", notes=notes).path
         return quantize_onnx(source, deploy, path, audio)
@@ -58,6 +61,8 @@ def quantize_onnx(source: Path, deploy: DeployConfig, path: Path, audio: Iterabl
     model = onnx.load(source)
     if deploy.dtype != "fp32":
         metadata = {entry.key: entry.value for entry in model.metadata_props}
+        if "gates" in metadata:
+            raise _needs_float(deploy)
         operators = [name for name in COMPUTED[deploy.dtype] if name not in deploy.exclude]
         if operators:  # the tools take an empty list for all
             model = _COMPUTING[deploy.dtype](source, operators, deploy, audio)
@@ -66,6 +71,11 @@ def quantize_onnx(source: Path, deploy: DeployConfig, path: Path, audio: Iterabl
         onnx.checker.check_model(model)
     save_onnx(model, path)
     return describe(path)
+
+
+def _needs_float(deploy: DeployConfig) -> InputError:
+    """The tools quantise neither inside branches nor weights that two branches share."""
+    return InputError(f'deploy.dtype = "{deploy.dtype}": a network with gates is deployed in "fp32" only')
 
 
 def _dynamic(source: Path, operators: list[str], deploy: DeployConfig, audio: Iterable[np.ndarray]) -> onnx.ModelProto:

@@ -112,6 +112,7 @@ class OnnxEnhancer(HopEnhancer):
         self._session = session or open_session(self.path)
         try:
             metadata = {**(described or {}), **self._session.get_modelmeta().custom_metadata_map}
+            self.metadata = metadata
             self.contract = _contract(metadata)
             self.format = FORMATS[self.contract].read(metadata)
             super().__init__(self.format.sample_rate, self.format.stream())
@@ -125,6 +126,11 @@ class OnnxEnhancer(HopEnhancer):
     def reset(self) -> None:
         super().reset()
         self._states = dict(self._initial)  # never written to: every run returns new arrays
+
+    @property
+    def states(self) -> Mapping[str, np.ndarray]:
+        """What it remembers, by the name of the input that takes it."""
+        return self._states
 
     def feeds(self, noisy: np.ndarray) -> dict[str, np.ndarray]:
         """What ``step`` would give the network, by input name."""

@@ -39,3 +39,8 @@ class Policy(nn.Module):
         logits = self.head(out)  # (batch, frame, 2 * gate)
         logits = logits.reshape(*logits.shape[:2], self.gates, 2).transpose(1, 2)
         return logits, torch.cat(after, dim=1).flatten(1), last[0]
+
+
+def policy_of(network: nn.Module) -> Policy | None:
+    """None of a network without gates."""
+    return next((part for part in network.modules() if isinstance(part, Policy)), None)
