@@ -132,7 +132,7 @@ class Cruse(SpectralEnhancer):
             SlimNorm(i, horizon, si if gate else None) for i, _, si, _ in reversed(steps[1:])
         )
         self.activation = nn.LeakyReLU(0.2)
-        self._norms = [norm for norms in (self.encoder_norms, self.decoder_norms) for norm in norms]
+        self._norms: list[SlimNorm] = [*self.encoder_norms, *self.decoder_norms]  # type: ignore[list-item]
         modules = 2 * len(steps)  # what can rest: every encoder block, the GRU, every decoder block but the last
         self.policy = None if gate is None else Policy(gate, config.bands, 1 if self.thin else modules, horizon)
         self._context = self._context_shapes()
