@@ -1,4 +1,5 @@
-"""Cumulative layer norm (Luo and Mesgarani 2019, Conv-TasNet, section II-D), streamable and bounded in time."""
+"""Cumulative layer norm (Luo and Mesgarani 2019, Conv-TasNet, section II-D), streamable and bounded in time, and the
+norms of slimmable networks."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from sekd.models.gates import Gate, where_open
 
@@ -131,6 +133,28 @@ class SlimNorm(CumulativeNorm):
         mean, variance = self._statistics(x, stats, count, gate)
         out = (x - mean) / (variance + self.epsilon).sqrt() * self.weight[channels] + self.bias[channels]
         return (out if isinstance(gate, bool) else out * gate), _last(mean, variance)
+
+
+class SlimLayerNorm(nn.LayerNorm):
+    """Normalises the channels of ``(batch, channel, frame, freq)`` at each frame and frequency, each slice by its own
+    statistics (see ``SlimNorm``).
+
+    Args:
+        static: how many channels always run; None: all, and one slice.
+    """
+
+    def __init__(self, channels: int, static: int | None = None) -> None:
+        super().__init__(channels)
+        self.slices = [channels] if static is None else [static, channels - static]
+
+    def forward(self, x: Tensor, gate: Gate = True) -> Tensor:
+        """Where the gate is shut, the static channels alone; under one of zeros and ones, all as if it were open."""
+        slices = self.slices[:1] if gate is False else self.slices
+        parts = x.permute(0, 2, 3, 1)[..., : sum(slices)].split(slices, dim=-1)
+        scales, shifts = (parameter[: sum(slices)].split(slices) for parameter in (self.weight, self.bias))
+        each = zip(parts, slices, scales, shifts, strict=True)
+        normed = [layer_norm(part, (width,), scale, shift, self.eps) for part, width, scale, shift in each]
+        return (normed[0] if len(normed) == 1 else torch.cat(normed, dim=-1)).permute(0, 3, 1, 2)
 
 
 def _last(mean: Tensor, variance: Tensor) -> Stats:
