@@ -31,7 +31,7 @@ class GateConfig(Frozen):
     scope: Literal["frame", "module"] = "frame"
     threshold: float = Field(0.5, ge=0, le=1)
     bands: int = Field(16, ge=1)  # that the policy hears: averages of the network's features over frequency
-    width: int = Field(32, ge=1)  # of the policy's fully connected layer
+    width: int = Field(24, ge=1)  # of the policy's fully connected layer
     hidden: int = Field(16, ge=1)  # of its GRU
 
 
