@@ -94,10 +94,11 @@ class TimeAttention(_Attention):
         rows = torch.cat([key.flatten(2), value.flatten(2), torch.ones_like(key[:, :, 0, :1])], dim=2)
         if query.shape[1] > 1:
             return self._frames(query, rows, past, gate)
-        after = torch.cat([past[:, rows.shape[2] :], rows[:, 0]], dim=1)
+        after = torch.cat([past[:, rows.shape[2] :], rows.flatten(1)], dim=1)
         keys, values, heard = self._columns(after.reshape(-1, self.window, rows.shape[2]))
-        scores = self._split(query[:, 0]).unsqueeze(3) @ keys + (heard - 1)[:, None, None, None] * UNHEARD
-        return (torch.softmax(scores, dim=-1) @ values).flatten(2)[:, None], where_open(gate, after, past)
+        own = self._split(query).permute(0, 2, 3, 1, 4)  # (batch, freq, head, 1, channel)
+        scores = own @ keys + (heard - 1)[:, None, None, None] * UNHEARD
+        return (torch.softmax(scores, dim=-1) @ values).reshape(query.shape), where_open(gate, after, past)
 
     def _frames(self, query: Tensor, rows: Tensor, past: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
         """Many frames: as many queries as the window is long hear the rows of two windows, each its own band of them.
@@ -149,10 +150,11 @@ class TimeAttention(_Attention):
     def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keys ``(..., freq, head, channel, frame)``, values ``(..., freq, head, frame, channel)`` and which frames
         there were ``(..., frame)``, of rows (..., frame, value)."""
-        width = rows.shape[-1] // 2
+        width, frame = rows.shape[-1] // 2, rows.dim() - 2
         keys, values, heard = rows.split([width, width, 1], dim=-1)
-        keys, values = (self._split(part.unflatten(-1, (self.freqs, -1))) for part in (keys, values))
-        return keys.movedim(-4, -1), values.movedim(-4, -2), heard[..., 0]
+        shape = (*rows.shape[:-1], self.freqs, width // self.freqs // self.head, self.head)
+        keys, values = keys.reshape(shape), values.reshape(shape)
+        return keys.movedim(frame, frame + 3), values.movedim(frame, frame + 2), heard[..., 0]
 
     def _row(self, channels: int) -> int:
         return 2 * self.freqs * channels + 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from sekd.models.attention import FrequencyAttention, TimeAttention
-from sekd.models.gates import Gate, masked
+from sekd.models.gates import Gate, masked, narrowed
 from sekd.models.grouped_gru import FrequencyGru, TimeGru
 from sekd.models.norm import SlimLayerNorm
 
@@ -33,7 +33,7 @@ class Residual(nn.Module):
         else:
             out, after = self.layer(x, gate), []
         out = self.norm(out, gate)
-        return masked(x[:, : out.shape[1]] + out, gate, self.static), *after
+        return masked(narrowed(x, out.shape[1]) + out, gate, self.static), *after
 
 
 class Stage(nn.Module):

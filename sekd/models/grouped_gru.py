@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sekd.models.gates import Gate, masked, where_open
+from sekd.models.gates import Gate, masked, narrowed, where_open
 from sekd.models.slimmable import SlimLinear
 
 DENSE_WIDTH = 300  # widths up to here train faster as one matrix
@@ -101,7 +101,7 @@ class FrequencyGru(nn.Module):
     def forward(self, x: Tensor, gate: Gate = True) -> Tensor:
         """``(batch, channel, frame, freq)``, of which the static channels come out alone where the gate is shut."""
         used = self.static if gate is False else self.width
-        flat = x[:, :used].permute(0, 2, 3, 1).flatten(0, 1)  # (batch * frame, freq, channel)
+        flat = narrowed(x, used).permute(0, 2, 3, 1).flatten(0, 1)  # (batch * frame, freq, channel)
         out = self._run(flat).unflatten(0, (x.shape[0], x.shape[2]))
         own = gate if isinstance(gate, bool) else gate.transpose(1, 2)
         return self.full(masked(out, own, 2 * self.static, dim=-1), gate).permute(0, 3, 1, 2)

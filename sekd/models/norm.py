@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from sekd.models.gates import Gate, where_open
+from sekd.models.gates import Gate, narrowed, where_open
 
 EPSILON = 1e-5
 MIN_HORIZON = 32  # frames; the weights of a long signal grow as (h / (h - 1)) ** frames, and must stay finite
@@ -150,11 +150,13 @@ class SlimLayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor, gate: Gate = True) -> Tensor:
         """Where the gate is shut, the static channels alone; under one of zeros and ones, all as if it were open."""
         slices = self.slices[:1] if gate is False else self.slices
-        parts = x.permute(0, 2, 3, 1)[..., : sum(slices)].split(slices, dim=-1)
-        scales, shifts = (parameter[: sum(slices)].split(slices) for parameter in (self.weight, self.bias))
-        each = zip(parts, slices, scales, shifts, strict=True)
+        x = narrowed(x, sum(slices)).permute(0, 2, 3, 1)
+        if len(self.slices) == 1:
+            return layer_norm(x, (slices[0],), self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        scales, shifts = self.weight.split(self.slices), self.bias.split(self.slices)
+        each = zip(x.split(slices, dim=-1), slices, scales, shifts, strict=False)
         normed = [layer_norm(part, (width,), scale, shift, self.eps) for part, width, scale, shift in each]
-        return (normed[0] if len(normed) == 1 else torch.cat(normed, dim=-1)).permute(0, 3, 1, 2)
+        return torch.cat(normed, dim=-1).permute(0, 3, 1, 2)
 
 
 def _last(mean: Tensor, variance: Tensor) -> Stats:

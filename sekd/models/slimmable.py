@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, linear
 
 from sekd.models.context import delayed
-from sekd.models.gates import Gate, masked
+from sekd.models.gates import Gate, masked, narrowed
 
 
 class SlimConv(nn.Conv2d):
@@ -52,7 +52,7 @@ class SlimConv(nn.Conv2d):
 
 
 def _with_past(x: Tensor, past: Tensor | None) -> Tensor:
-    return x if past is None else torch.cat([past[:, : x.shape[1]], x], dim=2)
+    return x if past is None else torch.cat([narrowed(past, x.shape[1]), x], dim=2)
 
 
 class SlimConvTranspose(nn.ConvTranspose2d):
@@ -85,7 +85,7 @@ class SlimConvTranspose(nn.ConvTranspose2d):
         kernel, bias = self.weight, self.bias
         if gate is False:
             kernel, bias = kernel[: x.shape[1], : self.static_out], None if bias is None else bias[: self.static_out]
-        before = delayed(past[:, : x.shape[1]], x)
+        before = delayed(narrowed(past, x.shape[1]), x)
         if self.thin:
             before = masked(before, gate, self.static_in)
         weight = torch.cat([kernel[:, :, 1:], kernel[:, :, :1]])
