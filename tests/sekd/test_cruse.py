@@ -56,7 +56,7 @@ class TestContract(FamilyContract):
 
 
 class TestGatedContract(FamilyContract):
-    longest = 200
+    longest = 100
 
     @pytest.fixture(scope="class", params=GATED)
     @classmethod
