@@ -21,6 +21,6 @@ class HeldMask(SpectralEnhancer):
         return self.network.state_sizes()
 
     def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        gain, state = self.network.gains(spectrum[:, :, ::EVERY], state)
+        gain, state = self.network.gain_of(spectrum[:, :, ::EVERY], state)
         held = gain.repeat_interleave(EVERY, dim=1)[:, : spectrum.shape[2]]
         return spectrum * held.transpose(1, 2).unsqueeze(-1), state

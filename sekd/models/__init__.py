@@ -11,6 +11,8 @@ from sekd.models.base import Enhancer, NetworkConfig, SpectralEnhancer, State, W
 from sekd.models.conv_tasnet import ConvTasNet, ConvTasNetConfig
 from sekd.models.cruse import Cruse, CruseConfig
 from sekd.models.dccrn import Dccrn, DccrnConfig
+from sekd.models.ftf import Ftf
+from sekd.models.ftf_config import FtfConfig
 
 
 def _family(value: Any) -> str:
@@ -23,11 +25,13 @@ FAMILIES: dict[type[NetworkConfig], Callable[..., Enhancer]] = {
     CruseConfig: Cruse,
     ConvTasNetConfig: ConvTasNet,
     DccrnConfig: Dccrn,
+    FtfConfig: Ftf,
 }
 StudentConfig = Annotated[
     Annotated[CruseConfig, Tag("cruse")]
     | Annotated[ConvTasNetConfig, Tag("conv_tasnet")]
-    | Annotated[DccrnConfig, Tag("dccrn")],
+    | Annotated[DccrnConfig, Tag("dccrn")]
+    | Annotated[FtfConfig, Tag("ftf")],
     Discriminator(_family),
 ]
 
@@ -46,6 +50,8 @@ __all__ = [
     "Dccrn",
     "DccrnConfig",
     "Enhancer",
+    "Ftf",
+    "FtfConfig",
     "NetworkConfig",
     "SpectralEnhancer",
     "State",

@@ -14,3 +14,9 @@ def delayed(past: Tensor, x: Tensor) -> Tensor:
 def last_frame(x: Tensor) -> Tensor:
     """The newest frame of ``(batch, channel, frame, freq)``; of a single frame no slice remains in the ONNX."""
     return x if x.shape[2] == 1 else x[:, :, -1:]
+
+
+def unpacked(cache: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
+    """Single frames of that many channels and frequencies, which lie one after the other in ``(batch, value)``."""
+    parts = cache.split([channels * freqs for channels, freqs in shapes], dim=1)
+    return [part.reshape(-1, channels, 1, freqs) for part, (channels, freqs) in zip(parts, shapes, strict=True)]

@@ -152,10 +152,10 @@ class Cruse(SpectralEnhancer):
         return sum(c * f for c, f in self._context), statistics, hidden
 
     def frames(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        gain, following = self.gains(spectrum, state)
+        gain, following = self.gain_of(spectrum, state)
         return spectrum * gain.transpose(1, 2).unsqueeze(-1), following
 
-    def gains(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
+    def gain_of(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
         """What each frequency is multiplied with, ``(batch, frame, freq)``, and the next state."""
         x = self._features(spectrum)
         if self.policy is None:

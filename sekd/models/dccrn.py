@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from sekd.models.base import Block, NetworkConfig, SpectralEnhancer, State
 from sekd.models.complex_layers import ComplexBlock, ComplexConv, ComplexOutput, ComplexTransposed
 from sekd.models.complex_lstm import ComplexLstm
+from sekd.models.complex_mask import bounded, masked
 from sekd.models.context import last_frame
 from sekd.models.settled import ComputedWeights
 
 MULTIPLIERS = (1, 2, 4, 8, 8, 8)
-SMALLEST = 1e-10  # added to the mask's power: its phase is finite, and so is the gradient, where the mask is 0
 
 
 class DccrnConfig(NetworkConfig):
@@ -127,15 +127,3 @@ class Dccrn(SpectralEnhancer):
     def _unpack_context(self, cache: Tensor) -> list[Tensor]:
         parts = cache.split([c * f for c, f in self._context], dim=1)
         return [part.reshape(-1, c, 1, f) for part, (c, f) in zip(parts, self._context, strict=True)]
-
-
-def bounded(mask: Tensor) -> Tensor:
-    """The magnitude through tanh, the phase as it is (Hu et al., DCCRN-E)."""
-    magnitude = (mask.square().sum(1, keepdim=True) + SMALLEST).sqrt()
-    return mask * (torch.tanh(magnitude) / magnitude)
-
-
-def masked(spectrum: Tensor, mask: Tensor) -> Tensor:
-    """The product of complex numbers whose parts are two channels."""
-    (xr, xi), (mr, mi) = spectrum.split(1, dim=1), mask.split(1, dim=1)
-    return torch.cat([xr * mr - xi * mi, xr * mi + xi * mr], dim=1)

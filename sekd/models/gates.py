@@ -74,6 +74,11 @@ def masked(x: Tensor, gate: Gate, static: int, dim: int = 1) -> Tensor:
     return torch.cat([kept, dynamic * gate], dim)
 
 
+def narrowed(x: Tensor, width: int) -> Tensor:
+    """The first ``width`` channels; where there are no others, no slice is left in the ONNX."""
+    return x if x.shape[1] == width else x[:, :width]
+
+
 def widened(x: Tensor, width: int, dim: int = 1) -> Tensor:
     """A static slice with zeros for the channels that did not run."""
     missing = width - x.shape[dim]

@@ -1,11 +1,12 @@
-"""GRUs of groups (Tan and Wang 2020) along time, of which the last groups can rest while a gate is shut."""
+"""GRUs of groups (Tan and Wang 2020), of which the last groups can rest while a gate is shut."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from sekd.models.gates import Gate
+from sekd.models.gates import Gate, masked, narrowed, where_open
+from sekd.models.slimmable import SlimLinear
 
 DENSE_WIDTH = 300  # widths up to here train faster as one matrix
 
@@ -45,6 +46,9 @@ class GroupedGru(nn.Module):
         """The dynamic groups: to a state that is held, frames behind a shut gate do not exist. They are taken out, the
         rest is run, and put back where it was."""
         gates = gate[:, 0, :, :]  # (batch, frame, 1)
+        if flat.shape[1] == 1:
+            run, after = self._run(self.static, len(self.parts), flat, hidden)
+            return run * gates, where_open(gate, after, hidden)
         order, back, count = open_first(gates[..., 0])
         run, _ = self._run(self.static, len(self.parts), take(flat, order), hidden)
         last = run.gather(1, (count - 1).clamp(min=0)[:, None, None].expand(-1, 1, run.shape[2]))[:, 0]
@@ -55,6 +59,63 @@ class GroupedGru(nn.Module):
         parts = [part for part in self.parts[first:last] if isinstance(part, nn.GRU)]
         dense = self.training and self.width <= DENSE_WIDTH
         return _dense(parts, flat, hidden) if dense else _grouped(parts, flat, hidden)
+
+
+class TimeGru(nn.Module):
+    """A ``GroupedGru`` over channels, of which every frequency keeps its own state.
+
+    Args:
+        static: as for ``GroupedGru``.
+    """
+
+    def __init__(self, width: int, groups: int, freqs: int, static: int | None = None) -> None:
+        super().__init__()
+        self.gru = GroupedGru(width, groups, static)
+        self.memory = freqs * width  # values to remember of a signal
+
+    def forward(self, x: Tensor, memory: Tensor, gate: Gate = True) -> tuple[Tensor, Tensor]:
+        """``(batch, channel, frame, freq)`` and ``(batch, memory)`` in, both out again."""
+        batch, channels, frames, freqs = x.shape
+        rows = x.permute(0, 3, 1, 2).reshape(batch * freqs, channels, frames, 1)
+        own = gate if isinstance(gate, bool) else gate.repeat_interleave(freqs, dim=0)
+        out, after = self.gru(rows, memory.reshape(batch * freqs, -1), own)
+        return out.reshape(batch, freqs, -1, frames).permute(0, 2, 3, 1), after.reshape(batch, -1)
+
+
+class FrequencyGru(nn.Module):
+    """A bidirectional GRU of groups along the frequencies of each frame, and a fully connected layer back to the width.
+
+    Args:
+        static: how many groups always run; None: all. The others start from nothing in every frame: none is held.
+    """
+
+    def __init__(self, width: int, groups: int, static: int | None = None) -> None:
+        super().__init__()
+        self.width, self.size = width, width // groups
+        self.static = self.size * (groups if static is None else static)
+        self.parts = nn.ModuleList(
+            nn.GRU(self.size, self.size, batch_first=True, bidirectional=True) for _ in range(groups)
+        )
+        self.full = SlimLinear(2 * width, width, static=(2 * self.static, self.static))
+
+    def forward(self, x: Tensor, gate: Gate = True) -> Tensor:
+        """``(batch, channel, frame, freq)``, of which the static channels come out alone where the gate is shut."""
+        used = self.static if gate is False else self.width
+        flat = narrowed(x, used).permute(0, 2, 3, 1).flatten(0, 1)  # (batch * frame, freq, channel)
+        out = self._run(flat).unflatten(0, (x.shape[0], x.shape[2]))
+        own = gate if isinstance(gate, bool) else gate.transpose(1, 2)
+        return self.full(masked(out, own, 2 * self.static, dim=-1), gate).permute(0, 3, 1, 2)
+
+    def _run(self, flat: Tensor) -> Tensor:
+        """The groups that own the channels of ``flat``, both directions of one before those of the next."""
+        parts = [part for part in self.parts[: flat.shape[2] // self.size] if isinstance(part, nn.GRU)]
+        hidden = flat.new_zeros(2, flat.shape[0], flat.shape[2])
+        if not self.training or self.width > DENSE_WIDTH:
+            each = zip(parts, flat.split(self.size, 2), hidden.split(self.size, 2), strict=True)
+            return torch.cat([gru(x, start.contiguous())[0] for gru, x, start in each], dim=2)
+        weights = [*_dense_weights(parts, "l0"), *_dense_weights(parts, "l0_reverse")]
+        out, _ = torch.gru(flat, hidden, weights, True, 1, 0.0, True, True, True)
+        return out.unflatten(2, (2, len(parts), -1)).transpose(2, 3).flatten(2)
 
 
 def open_first(gates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,13 +142,18 @@ def _grouped(parts: list[nn.GRU], flat: Tensor, hidden: Tensor) -> tuple[Tensor,
 def _dense(parts: list[nn.GRU], flat: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """All groups as one GRU whose matrices are zero between groups: more MACs, but a quarter of the calls,
     and calls are what training a small GRU over many frames costs."""
-    matrices = [_between_groups(parts, f"weight_{kind}_l0") for kind in ("ih", "hh")]
+    out, after = torch.gru(flat, hidden.unsqueeze(0), _dense_weights(parts, "l0"), True, 1, 0.0, True, False, True)
+    return out, after[0]
+
+
+def _dense_weights(parts: list[nn.GRU], end: str) -> list[Tensor]:
+    """Matrices and biases of one direction, whose names have that end, of all groups."""
+    matrices = [_between_groups(parts, f"weight_{kind}_{end}") for kind in ("ih", "hh")]
     biases = [
-        torch.stack([getattr(part, f"bias_{kind}_l0").reshape(3, -1) for part in parts], dim=1).flatten()
+        torch.stack([getattr(part, f"bias_{kind}_{end}").reshape(3, -1) for part in parts], dim=1).flatten()
         for kind in ("ih", "hh")
     ]
-    out, after = torch.gru(flat, hidden.unsqueeze(0), [*matrices, *biases], True, 1, 0.0, True, False, True)
-    return out, after[0]
+    return [*matrices, *biases]
 
 
 def _between_groups(parts: list[nn.GRU], name: str) -> Tensor:

@@ -1,4 +1,5 @@
-"""Cumulative layer norm (Luo and Mesgarani 2019, Conv-TasNet, section II-D), streamable and bounded in time."""
+"""Cumulative layer norm (Luo and Mesgarani 2019, Conv-TasNet, section II-D), streamable and bounded in time, and the
+norms of slimmable networks."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
-from sekd.models.gates import Gate, where_open
+from sekd.models.gates import Gate, narrowed, where_open
 
 EPSILON = 1e-5
 MIN_HORIZON = 32  # frames; the weights of a long signal grow as (h / (h - 1)) ** frames, and must stay finite
@@ -130,6 +132,30 @@ class SlimNorm(CumulativeNorm):
         mean, variance = self._statistics(x, stats, count, gate)
         out = (x - mean) / (variance + self.epsilon).sqrt() * self.weight[channels] + self.bias[channels]
         return (out if isinstance(gate, bool) else out * gate), _last(mean, variance)
+
+
+class SlimLayerNorm(nn.LayerNorm):
+    """Normalises the channels of ``(batch, channel, frame, freq)`` at each frame and frequency, each slice by its own
+    statistics (see ``SlimNorm``).
+
+    Args:
+        static: how many channels always run; None: all, and one slice.
+    """
+
+    def __init__(self, channels: int, static: int | None = None) -> None:
+        super().__init__(channels)
+        self.slices = [channels] if static is None else [static, channels - static]
+
+    def forward(self, x: Tensor, gate: Gate = True) -> Tensor:
+        """Where the gate is shut, the static channels alone; under one of zeros and ones, all as if it were open."""
+        slices = self.slices[:1] if gate is False else self.slices
+        x = narrowed(x, sum(slices)).permute(0, 2, 3, 1)
+        if len(self.slices) == 1:
+            return layer_norm(x, (slices[0],), self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        scales, shifts = self.weight.split(self.slices), self.bias.split(self.slices)
+        each = zip(x.split(slices, dim=-1), slices, scales, shifts, strict=False)
+        normed = [layer_norm(part, (width,), scale, shift, self.eps) for part, width, scale, shift in each]
+        return torch.cat(normed, dim=-1).permute(0, 3, 1, 2)
 
 
 def _last(mean: Tensor, variance: Tensor) -> Stats:

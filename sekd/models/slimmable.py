@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, linear
 
 from sekd.models.context import delayed
-from sekd.models.gates import Gate, masked
+from sekd.models.gates import Gate, masked, narrowed
 
 
 class SlimConv(nn.Conv2d):
@@ -52,12 +52,7 @@ class SlimConv(nn.Conv2d):
 
 
 def _with_past(x: Tensor, past: Tensor | None) -> Tensor:
-    return x if past is None else torch.cat([_narrow(past, x), x], dim=2)
-
-
-def _narrow(past: Tensor, x: Tensor) -> Tensor:
-    """The channels of ``past`` that ``x`` has; of all of them no slice remains in the ONNX."""
-    return past if past.shape[1] == x.shape[1] else past[:, : x.shape[1]]
+    return x if past is None else torch.cat([narrowed(past, x.shape[1]), x], dim=2)
 
 
 class SlimConvTranspose(nn.ConvTranspose2d):
@@ -90,7 +85,7 @@ class SlimConvTranspose(nn.ConvTranspose2d):
         kernel, bias = self.weight, self.bias
         if gate is False:
             kernel, bias = kernel[: x.shape[1], : self.static_out], None if bias is None else bias[: self.static_out]
-        before = delayed(_narrow(past, x), x)
+        before = delayed(narrowed(past, x.shape[1]), x)
         if self.thin:
             before = masked(before, gate, self.static_in)
         weight = torch.cat([kernel[:, :, 1:], kernel[:, :, :1]])

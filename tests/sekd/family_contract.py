@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,12 @@ from tiny_models import noise, speech_like
 from search.cost import cost_of, count_macs
 from sekd.checkpoint import load_model, save_model
 from sekd.export import export_error, export_onnx
-from sekd.models import Enhancer, SpectralEnhancer, State, StudentConfig, WaveEnhancer, build
+from sekd.models import Enhancer, NetworkConfig, SpectralEnhancer, State, StudentConfig, WaveEnhancer, build
+from sekd.models.gates import Gating
 from sekd.streaming import HopEnhancer, OnnxEnhancer
 from sekd.torch_enhancer import TorchEnhancer
 
+_exported: dict[NetworkConfig, Path] = {}
 TOLERANCE = 1e-4  # of the RMS of the signal
 # Hops of each signal: the long one, 20 s at a hop of 16 ms, shows what drifts.
 SIGNALS = {
@@ -124,7 +127,11 @@ class FamilyContract(ABC):
     @pytest.fixture(scope="class")
     @classmethod
     def onnx_path(cls, network: Enhancer, tmp_path_factory):
-        return export_onnx(network, tmp_path_factory.mktemp("export") / "model.onnx").path
+        """Once for each configuration: pytest asks anew for every signal."""
+        if network.config not in _exported:
+            path = tmp_path_factory.mktemp("export") / "model.onnx"
+            _exported[network.config] = export_onnx(network, path).path
+        return _exported[network.config]
 
     @pytest.fixture(scope="class", params=SIGNALS)
     @classmethod
@@ -219,6 +226,7 @@ class FamilyContract(ABC):
 
     def test_gradients_reach_every_parameter_and_stay_finite_on_silence(self, config):
         network = untrained(config).train()
+        network.gating = Gating("gumbel")  # with noise, gates have a gradient
         rows = np.stack([speech_like(0.5), np.zeros(8000, np.float32)])
         network(torch.from_numpy(rows)).square().mean().backward()
         for name, parameter in network.named_parameters():

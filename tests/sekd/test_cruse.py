@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from family_contract import FamilyContract, untrained
+from gated_networks import assert_gates_switch, assert_policy_is_cheap, policy_macs
 
 from search.cost import count_macs
 from sekd.config import parse
 from sekd.errors import InputError
 from sekd.models import CruseConfig, build
+from sekd.models.gates import GateConfig
 from sekd.models.mel import band_gains, mel_matrix
 from sekd.models.norm import EPSILON, MIN_HORIZON, CumulativeNorm, Stats, advance, frame_shares
 
@@ -20,6 +22,10 @@ CONFIGS = {
     "student": STUDENT,
     "8 ms window": CruseConfig(n_fft=128, hop=64, bands=32, width=6, norm_horizon_s=None),
     "shallow": CruseConfig(width=5, depth=2, gru_groups=1, hop=128),
+}
+GATED = {
+    "gate of a frame": CruseConfig(width=4, gate=GateConfig()),
+    "gate of a block": CruseConfig(width=5, depth=3, gru_groups=5, gate=GateConfig(scope="module", static_share=0.3)),
 }
 
 
@@ -47,6 +53,37 @@ class TestContract(FamilyContract):
 
     def macs_by_hand(self, config):
         return {**network_macs(config), "matmul": 2 * config.bands * (config.n_fft // 2 + 1)}
+
+
+class TestGatedContract(FamilyContract):
+    longest = 100
+
+    @pytest.fixture(scope="class", params=GATED)
+    @classmethod
+    def config(cls, request):
+        return GATED[request.param]
+
+    def macs_by_hand(self, config):
+        gates = 1 if config.gate.scope == "frame" else 2 * len(config.widths)
+        added = policy_macs(config.gate, config.bands, gates)
+        macs = network_macs(config)
+        return {
+            **macs,
+            "gru": macs["gru"] + added["gru"],
+            "linear": added["linear"],
+            "matmul": 2 * config.bands * (config.n_fft // 2 + 1),
+        }
+
+
+@pytest.mark.parametrize("scope", ["frame", "module"])
+@pytest.mark.parametrize("width", [8, 16])
+def test_the_policy_costs_under_a_hundredth(width, scope):
+    assert_policy_is_cheap(CruseConfig(width=width), scope)
+
+
+@pytest.mark.parametrize("config", GATED.values(), ids=GATED)
+def test_gates_switch_what_they_say(config, synthetic):
+    assert_gates_switch(config, synthetic)
 
 
 @pytest.mark.parametrize(
