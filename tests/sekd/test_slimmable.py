@@ -55,9 +55,9 @@ def cumulative_norm() -> Layer:
     layer = SlimNorm(WIDTH, 32, STATIC)
 
     def run(x: Tensor, memory: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
-        count = memory[:, :1]
-        out, after = layer.run(x, memory[:, 1:], count[:, :, None, None], gate)
-        return out, torch.cat([advance(count, x.shape[2], 32), after], dim=1)
+        count, *numbers = memory[:, :, None, None].split(1, dim=1)
+        out, after = layer.run(x, numbers, count, gate)
+        return out, torch.cat([advance(count, x.shape[2], layer.horizon), *after], dim=1).flatten(1)
 
     return Layer(layer, run, 1 + layer.memory, held=3)
 
