@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from sekd.models.branches import Collector, Run, collecting
 from sekd.onnx_gates import THRESHOLD
 from sekd.onnx_graph import identity, rename, replace
-from sekd.shared_weights import Shared
 from sekd.onnx_trace import traced
+from sekd.shared_weights import Shared
 
 STAND_INS = "sekd"  # the domain of nodes that no file holds
 

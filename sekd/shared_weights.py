@@ -78,6 +78,5 @@ def _computed(node: NodeProto, known: dict[str, TensorProto]) -> dict[str, Tenso
     inputs = {name: numpy_helper.to_array(known[name]) for name in node.input}
     results = ReferenceEvaluator(node).run(None, inputs)
     return {
-        name: numpy_helper.from_array(np.asarray(value), name)
-        for name, value in zip(node.output, results, strict=True)
+        name: numpy_helper.from_array(np.asarray(value), name) for name, value in zip(node.output, results, strict=True)
     }

@@ -118,11 +118,12 @@ class SlimNorm(CumulativeNorm):
         if self.static is None:
             out, after = self(x, Stats(own[0], own[1]), count)
             return out, torch.cat(after, dim=1).flatten(1)
-        first, kept = self._slice(x[:, : self.static], Stats(own[0], own[1]), count, True, slice(self.static))
+        always, *rare = x.split([self.static, x.shape[1] - self.static], dim=1) if x.shape[1] > self.static else (x,)
+        first, kept = self._slice(always, Stats(own[0], own[1]), count, True, slice(self.static))
         if gate is False:
             return first, torch.cat([*kept, *own[2:]], dim=1).flatten(1)
         rest = slice(self.static, None)
-        second, then = self._slice(x[:, self.static :], Stats(own[2], own[3]), own[4], gate, rest)
+        second, then = self._slice(rare[0], Stats(own[2], own[3]), own[4], gate, rest)
         seen = x.shape[2] if gate is True else gate.detach().sum(2, keepdim=True)
         counted = advance(own[4], seen, self.horizon)
         return torch.cat([first, second], dim=1), torch.cat([*kept, *then, counted], dim=1).flatten(1)
