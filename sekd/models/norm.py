@@ -114,7 +114,7 @@ class SlimNorm(CumulativeNorm):
     def run(self, x: Tensor, memory: Tensor, count: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
         """``(batch, channel, frame, freq)`` and ``(batch, memory)`` in, both out again; ``count`` (batch, 1, 1, 1)
         frames came before."""
-        own = memory[:, :, None, None].split(1, dim=1)
+        own = memory.reshape(*memory.shape, 1, 1).split(1, dim=1)  # one node where two None would be two
         if self.static is None:
             out, after = self(x, Stats(own[0], own[1]), count)
             return out, torch.cat(after, dim=1).flatten(1)
