@@ -40,11 +40,12 @@ def export_error(model: Enhancer, path: Path, *, steps: int = 120, seed: int = 0
     1,000 steps in which gates are drawn by lot, and one in which the file decides; it is infinite where torch would
     clearly have decided otherwise.
     """
-    if policy_of(model) is None:
-        return decided(model, path, steps=steps, seed=seed).error
-    switched = forced(model, path, steps=max(steps, GATED_STEPS), seed=seed)
     judged = decided(model, path, steps=steps, seed=seed)
-    return float("inf") if judged.misjudged else max(switched.error, judged.error)
+    if judged.misjudged:
+        return float("inf")
+    if policy_of(model) is None:
+        return judged.error
+    return max(judged.error, forced(model, path, steps=max(steps, GATED_STEPS), seed=seed).error)
 
 
 def forced(model: Enhancer, path: Path, *, steps: int = GATED_STEPS, seed: int = 0) -> Agreement:

@@ -182,6 +182,9 @@ class Cruse(SpectralEnhancer):
         past = self._unpack_context(context)
         count, *numbers = statistics[:, :, None, None].split(1, dim=1)
         memories = [[numbers.pop(0) for _ in range(norm.memory)] for norm in self._norms]
+        if self.policy is not None and self.thin:
+            for memory in memories:
+                memory[-1] = memories[0][-1]  # how often the one gate was open: the same for all
         levels = len(self.encoder)
         kept: list[Tensor] = []
         skips = []

@@ -34,8 +34,10 @@ class GroupedGru(nn.Module):
         if gate is True or self.static == len(self.parts):
             out, after = self._run(0, len(self.parts), flat, hidden)
         elif gate is False:
-            out, part = self._run(0, self.static, flat[..., :always], hidden[:, :always])
-            after = torch.cat([part, hidden[:, always:]], dim=1)
+            mine = flat if flat.shape[-1] == always else flat[..., :always]  # of the same width no slice in the ONNX
+            kept, held = hidden.split([always, self.width - always], dim=1)
+            out, part = self._run(0, self.static, mine, kept)
+            after = torch.cat([part, held], dim=1)
         else:
             first, part = self._run(0, self.static, flat[..., :always], hidden[:, :always])
             second, held = self._while_open(flat[..., always:], hidden[:, always:], gate)

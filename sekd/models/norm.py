@@ -67,11 +67,14 @@ class CumulativeNorm(nn.Module):
 
     def _update(self, x: Tensor, stats: Stats, count: Tensor) -> tuple[Tensor, Tensor]:
         """One frame: West's (1979) update, which never subtracts large sums from each other."""
-        share = 1 / advance(count, 1, self.horizon)
         frame_mean = x.mean((1, 3), keepdim=True)
+        return self._west(frame_mean, (x - frame_mean).square().mean((1, 3), keepdim=True), stats, count)
+
+    def _west(self, frame_mean: Tensor, spread: Tensor, stats: Stats, count: Tensor) -> Stats:
+        share = 1 / advance(count, 1, self.horizon)
         step = frame_mean - stats.mean
-        spread = (x - frame_mean).square().mean((1, 3), keepdim=True) + (1 - share) * step.square()
-        return stats.mean + share * step, stats.variance + share * (spread - stats.variance)
+        spread = spread + (1 - share) * step.square()
+        return Stats(stats.mean + share * step, stats.variance + share * (spread - stats.variance))
 
     def _scan(self, x: Tensor, stats: Stats, count: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
         """All frames at once: the same recursion written as weighted sums about a centre near the mean.
@@ -119,7 +122,9 @@ class SlimNorm(CumulativeNorm):
         frames that came before, are numbers, ``(batch, 1, 1, 1)`` each."""
         if self.static is None:
             return self(x, Stats(*memory), count)
-        first, after = self._slice(x[:, : self.static], Stats(*memory[:2]), count, True, slice(self.static))
+        if gate is True and x.shape[2] == 1:
+            return self._one_open(x, memory, count)
+        first, after = self._slice(narrowed(x, self.static), Stats(*memory[:2]), count, True, slice(self.static))
         if gate is False:
             return first, (*after, *memory[2:])
         *before, counted = memory[2:]
@@ -127,6 +132,22 @@ class SlimNorm(CumulativeNorm):
         second, then = self._slice(x[:, self.static :], Stats(*before), counted, gate, rest)
         seen = x.shape[2] if gate is True else gate.detach().sum(2, keepdim=True)
         return torch.cat([first, second], dim=1), (*after, *then, advance(counted, seen, self.horizon))
+
+    def _one_open(self, x: Tensor, memory: Sequence[Tensor], count: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A single open frame: both slices in one update of two numbers, for in the ONNX every node counts."""
+        assert self.static is not None
+        first, second, rare = memory[:2], memory[2:4], memory[4]
+        before = Stats(*(torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)))
+        counts = torch.cat([count, rare], dim=1)
+        parts = x.split([self.static, x.shape[1] - self.static], dim=1)
+        means = [part.mean((1, 3), keepdim=True) for part in parts]
+        spreads = [(part - mean).square().mean((1, 3), keepdim=True) for part, mean in zip(parts, means, strict=True)]
+        after = self._west(torch.cat(means, dim=1), torch.cat(spreads, dim=1), before, counts)
+        shifts, scales = after.mean.split(1, dim=1), (after.variance + self.epsilon).sqrt().split(1, dim=1)
+        each = zip(parts, shifts, scales, strict=True)
+        out = torch.cat([(part - shift) / scale for part, shift, scale in each], dim=1) * self.weight + self.bias
+        (mean, rare_mean), (variance, rare_variance) = shifts, after.variance.split(1, dim=1)
+        return out, (mean, variance, rare_mean, rare_variance, advance(rare, 1, self.horizon))
 
     def _slice(self, x: Tensor, stats: Stats, count: Tensor, gate: Gate, channels: slice) -> tuple[Tensor, Stats]:
         mean, variance = self._statistics(x, stats, count, gate)
