@@ -180,6 +180,7 @@ def _core(command: Any) -> None:
     evaluate = command("evaluate", CORE, "score a model on a folder with noisy/ and clean/")
     evaluate.add_argument("model", metavar="MODEL", help="a package, an .onnx or a .safetensors")
     evaluate.add_argument("pairs", metavar="PAIRS_DIR")
+    evaluate.add_argument("--metric", action="append", default=[], metavar="NAME", help="besides: dnsmos_ovrl, pesq_nb")
     enhance = command("enhance", CORE, "enhance a file or a folder")
     enhance.add_argument("model", metavar="MODEL", help="a package, an .onnx or a .safetensors")
     enhance.add_argument("source", metavar="IN")

@@ -149,6 +149,7 @@ def train(options: Namespace) -> int:
 
 
 def evaluate(options: Namespace) -> int:
+    from sekd.evaluate import USUAL_METRICS
     from sekd.evaluate import evaluate as score
     from sekd.torch_enhancer import load_enhancer
 
@@ -159,7 +160,8 @@ def evaluate(options: Namespace) -> int:
         if done % 10 == 0 or done == total:
             say(f"{done} of {total} files")
 
-    result = score(enhancer, Path(options.pairs), progress=progress)
+    metrics = tuple(dict.fromkeys([*USUAL_METRICS, *options.metric]))
+    result = score(enhancer, Path(options.pairs), metrics=metrics, progress=progress)
     if options.json:
         print(json.dumps(result.model_dump(mode="json")))
         return 0

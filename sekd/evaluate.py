@@ -16,6 +16,9 @@ from sekd.streaming import HopEnhancer
 _NAMES_SHOWN = 3
 
 
+USUAL_METRICS = ("pesq_wb", "estoi", "si_sdr_db")
+
+
 class Evaluation(Frozen):
     """Scores of one enhancer on one folder of pairs; what has no value is None."""
 
@@ -37,7 +40,7 @@ def evaluate(
     enhancer: HopEnhancer,
     pairs_dir: Path,
     *,
-    metrics: Sequence[str] = ("pesq_wb", "estoi", "si_sdr_db"),
+    metrics: Sequence[str] = USUAL_METRICS,
     processes: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
