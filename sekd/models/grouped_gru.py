@@ -100,9 +100,10 @@ class FrequencyGru(nn.Module):
 
     def forward(self, x: Tensor, gate: Gate = True) -> Tensor:
         """``(batch, channel, frame, freq)``, of which the static channels come out alone where the gate is shut."""
+        batch, _, frames, freqs = x.shape
         used = self.static if gate is False else self.width
-        flat = narrowed(x, used).permute(0, 2, 3, 1).flatten(0, 1)  # (batch * frame, freq, channel)
-        out = self._run(flat).unflatten(0, (x.shape[0], x.shape[2]))
+        flat = narrowed(x, used).permute(0, 2, 3, 1).reshape(batch * frames, freqs, used)
+        out = self._run(flat).reshape(batch, frames, freqs, 2 * used)
         own = gate if isinstance(gate, bool) else gate.transpose(1, 2)
         return self.full(masked(out, own, 2 * self.static, dim=-1), gate).permute(0, 3, 1, 2)
 
