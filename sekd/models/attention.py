@@ -50,9 +50,10 @@ class FrequencyAttention(_Attention):
     """Every frequency hears all others of its frame."""
 
     def forward(self, x: Tensor, gate: Gate = True) -> Tensor:
-        query, key, value = (self._split(part).transpose(2, 3) for part in self._projected(x, gate))
+        projected = self._projected(x, gate)
+        query, key, value = (self._split(part).transpose(2, 3) for part in projected)
         heads = torch.softmax(query @ key.transpose(-1, -2), dim=-1) @ value
-        return self._joined(heads.transpose(2, 3).flatten(3), gate)
+        return self._joined(heads.transpose(2, 3).reshape(projected[0].shape), gate)
 
 
 class TimeAttention(_Attention):
@@ -91,8 +92,10 @@ class TimeAttention(_Attention):
     def _heard(self, projected: list[Tensor], past: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
         """What one slice of heads hears; frames behind a shut gate leave nothing to remember."""
         query, key, value = projected
-        rows = torch.cat([key.flatten(2), value.flatten(2), torch.ones_like(key[:, :, 0, :1])], dim=2)
-        if query.shape[1] > 1:
+        batch, frames = query.shape[:2]
+        parts = [part.reshape(batch, frames, -1) for part in (key, value)]
+        rows = torch.cat([*parts, query.new_ones(batch, frames, 1)], dim=2)
+        if frames > 1:
             return self._frames(query, rows, past, gate)
         after = torch.cat([past[:, rows.shape[2] :], rows.flatten(1)], dim=1)
         keys, values, heard = self._columns(after.reshape(-1, self.window, rows.shape[2]))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sekd.models.gates import Gate, masked, narrowed, where_open
 from sekd.models.slimmable import SlimLinear
 
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of the weights of a GRU, in torch's order
 DENSE_WIDTH = 300  # widths up to here train faster as one matrix
 
 
@@ -60,7 +61,8 @@ class GroupedGru(nn.Module):
         """Groups ``first`` to ``last``."""
         parts = [part for part in self.parts[first:last] if isinstance(part, nn.GRU)]
         dense = self.training and self.width <= DENSE_WIDTH
-        return _dense(parts, flat, hidden) if dense else _grouped(parts, flat, hidden)
+        out, after = (_dense if dense else _grouped)(parts, flat, hidden.unsqueeze(0))
+        return out, after[0]
 
 
 class TimeGru(nn.Module):
@@ -102,9 +104,10 @@ class FrequencyGru(nn.Module):
 
     def forward(self, x: Tensor, gate: Gate = True) -> Tensor:
         """``(batch, channel, frame, freq)``, of which the static channels come out alone where the gate is shut."""
+        batch, _, frames, freqs = x.shape
         used = self.static if gate is False else self.width
-        flat = narrowed(x, used).permute(0, 2, 3, 1).flatten(0, 1)  # (batch * frame, freq, channel)
-        out = self._run(flat).unflatten(0, (x.shape[0], x.shape[2]))
+        flat = narrowed(x, used).permute(0, 2, 3, 1).reshape(batch * frames, freqs, used)
+        out = self._run(flat).reshape(batch, frames, freqs, 2 * used)
         own = gate if isinstance(gate, bool) else gate.transpose(1, 2)
         return self.full(masked(out, own, 2 * self.static, dim=-1), gate).permute(0, 3, 1, 2)
 
@@ -113,8 +116,7 @@ class FrequencyGru(nn.Module):
         parts = [part for part in self.parts[: flat.shape[2] // self.size] if isinstance(part, nn.GRU)]
         hidden = flat.new_zeros(2, flat.shape[0], flat.shape[2])
         if not self.training or self.width > DENSE_WIDTH:
-            each = zip(parts, flat.split(self.size, 2), hidden.split(self.size, 2), strict=True)
-            return torch.cat([gru(x, start.contiguous())[0] for gru, x, start in each], dim=2)
+            return _grouped(parts, flat, hidden)[0]
         weights = [*_dense_weights(parts, "l0"), *_dense_weights(parts, "l0_reverse")]
         out, _ = torch.gru(flat, hidden, weights, True, 1, 0.0, True, True, True)
         return out.unflatten(2, (2, len(parts), -1)).transpose(2, 3).flatten(2)
@@ -133,19 +135,24 @@ def take(x: Tensor, order: Tensor) -> Tensor:
 
 
 def _grouped(parts: list[nn.GRU], flat: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Each on its own, ``(batch, step, width)`` and ``(direction, batch, width)``; time comes first once for all of
+    them, or every group would have its own transpositions in the ONNX."""
     size = parts[0].input_size
-    runs = [
-        gru(part, past.unsqueeze(0).contiguous())
-        for gru, part, past in zip(parts, flat.split(size, 2), hidden.split(size, 1), strict=True)
-    ]
-    return torch.cat([run[0] for run in runs], dim=2), torch.cat([run[1][0] for run in runs], dim=1)
+    each = zip(parts, flat.transpose(0, 1).split(size, 2), hidden.split(size, 2), strict=True)
+    runs = [_alone(part, x, past.contiguous()) for part, x, past in each]
+    return torch.cat([run[0] for run in runs], dim=2).transpose(0, 1), torch.cat([run[1] for run in runs], dim=2)
+
+
+def _alone(part: nn.GRU, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    ends = ("l0", "l0_reverse") if part.bidirectional else ("l0",)
+    weights = [getattr(part, f"{name}_{end}") for end in ends for name in NAMES]
+    return torch.gru(x, hidden, weights, True, 1, 0.0, False, part.bidirectional, False)
 
 
 def _dense(parts: list[nn.GRU], flat: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """All groups as one GRU whose matrices are zero between groups: more MACs, but a quarter of the calls,
     and calls are what training a small GRU over many frames costs."""
-    out, after = torch.gru(flat, hidden.unsqueeze(0), _dense_weights(parts, "l0"), True, 1, 0.0, True, False, True)
-    return out, after[0]
+    return torch.gru(flat, hidden, _dense_weights(parts, "l0"), True, 1, 0.0, True, False, True)
 
 
 def _dense_weights(parts: list[nn.GRU], end: str) -> list[Tensor]:

@@ -6,7 +6,7 @@ import torch
 from search.cost import count_macs
 from search.graphs.graph import graph_facts
 from sekd.export import export_onnx
-from sekd.models import ConvTasNetConfig, CruseConfig, DccrnConfig, build
+from sekd.models import ConvTasNetConfig, CruseConfig, DccrnConfig, FtfConfig, build
 
 
 def cruse_by_hand(widths, groups=4, bands=80, n_fft=512, *, decoders_per="input"):
@@ -46,6 +46,20 @@ def dccrn_by_hand(c):
     flat, hidden = widths[-1] // 2 * c.freqs[-1], c.rnn_width
     lstms = 2 * 2 * (4 * hidden * (flat + hidden) + 4 * hidden * (hidden + hidden))
     return encoder + decoder + lstms + 4 * hidden * flat
+
+
+def ftf_by_hand(c):
+    """Zhao and Madhu 2025 in the sizes of 2026: convolutions of 2 frames x 3 frequencies, with the skips beside what
+    enters the decoder. At each of the frequencies left: GRUs of groups, twice with a linear layer back where they run
+    both ways; attention with four projections to all frequencies, or to the last frames of one."""
+    width, freqs = c.widths[-1], c.freqs[-1]
+    steps = list(zip((2, *c.widths), c.widths, c.freqs[1:], strict=False))
+    convolutions = sum(3 * 2 * 3 * i * o * positions for i, o, positions in steps)
+    gru, projections = 6 * width * width // c.gru_groups, 4 * width * width
+    along_frequency = 2 * gru + 2 * width * width
+    to_frequencies, to_frames = (projections + 2 * heard * width for heard in (freqs, c.attention_frames))
+    ftf = 2 * (along_frequency + to_frequencies) + gru + to_frames
+    return convolutions + freqs * (ftf if c.order == "ftf" else 3 * (to_frequencies + gru))
 
 
 def counted(config, folder):
@@ -96,3 +110,21 @@ def test_dccrn(change, tmp_path):
     torch.manual_seed(0)
     traced, facts = counted(config, tmp_path)
     assert traced.total == facts.macs == dccrn_by_hand(config)
+
+
+PUBLISHED_FTF = {"ftf": 318.2e6, "hyst": 266.4e6}  # MACs per second (Zhao and Madhu 2026, table 1)
+
+
+@pytest.mark.parametrize("order", PUBLISHED_FTF)
+def test_ftf_and_hyst_come_within_a_hundredth_of_the_published_counts(order, tmp_path):
+    config = FtfConfig(order=order)
+    traced, facts = counted(config, tmp_path)
+    assert traced.total == facts.macs == ftf_by_hand(config)
+    assert facts.macs * 62.5 == pytest.approx(PUBLISHED_FTF[order], rel=0.007)
+
+
+@pytest.mark.parametrize("change", [{"width": 6, "heads": 3, "attention_frames": 20}, {"order": "hyst", "n_fft": 256}])
+def test_ftf(change, tmp_path):
+    config = FtfConfig(hop=128, **change)
+    traced, facts = counted(config, tmp_path)
+    assert traced.total == facts.macs == ftf_by_hand(config)

@@ -75,10 +75,9 @@ class TestGatedContract(FamilyContract):
         }
 
 
-@pytest.mark.parametrize("scope", ["frame", "module"])
 @pytest.mark.parametrize("width", [8, 16])
-def test_the_policy_costs_under_a_hundredth(width, scope):
-    assert_policy_is_cheap(CruseConfig(width=width), scope)
+def test_the_policy_costs_under_a_hundredth(width):
+    assert_policy_is_cheap(CruseConfig(width=width))
 
 
 @pytest.mark.parametrize("config", GATED.values(), ids=GATED)

@@ -17,7 +17,7 @@ from tiny_models import noise, speech_like
 from sekd.checkpoint import save_model
 from sekd.errors import InputError
 from sekd.export import Export, describe, export_error, export_onnx
-from sekd.models import FAMILIES, CruseConfig, DccrnConfig, Enhancer, SpectralEnhancer
+from sekd.models import FAMILIES, CruseConfig, DccrnConfig, Enhancer, FtfConfig, SpectralEnhancer
 from sekd.models.base import STATE_NAMES, State
 from sekd.streaming import OnnxEnhancer
 from sekd.torch_enhancer import TorchEnhancer, load_enhancer
@@ -132,7 +132,13 @@ def after_its_reflection(enhancer: OnnxEnhancer, noisy: np.ndarray) -> np.ndarra
 
 
 # Both classes: each hop half a window (the online class never divides by the windows' sum, and drops one hop only).
-BOTH = {"CRUSE": CruseConfig(), "8 ms window": SHORT, "DCCRN": DccrnConfig(window_length=512, hop=256)}
+BOTH = {
+    "CRUSE": CruseConfig(),
+    "8 ms window": SHORT,
+    "DCCRN": DccrnConfig(window_length=512, hop=256),
+    "FTF-Net": FtfConfig(),
+    "HyST-Net": FtfConfig(order="hyst"),
+}
 OFFLINE = {"DCCRN of four hops": DccrnConfig(window_length=512, hop=128)}
 
 
