@@ -39,7 +39,7 @@ from sekd.train import Phase, Trainer
 WIDTH = 16
 GATED = {"width": WIDTH, "gate": {"static_share": 0.5}}
 TARGET = 0.6  # of the dynamic part: with what always runs, 0.73 of all MACs
-WIDTHS = range(WIDTH // 4, WIDTH + 1)
+WIDTHS = range(WIDTH // 4, 3 * WIDTH + 1)
 FRAMES = 400  # of one burst of each network in turn
 ROUNDS = 9
 
