@@ -76,7 +76,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out = options.out.resolve()
     data = prepared_for(options, out)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         for condition in conditions(out):
             folder = folder_of(out, condition.name, seed)
             if (folder / "scores.json").exists():
@@ -94,7 +94,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--recordings", type=Path, required=True, help="folder with MANIFEST.csv and test_pairs/")
     parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="widths of equal cost follow from 0")
     parser.add_argument("--pool-minutes", type=float, default=60)
     return parser.parse_args()
 

@@ -46,8 +46,8 @@ def names(out: Path) -> list[str]:
     ]
 
 
-def students(out: Path, name: str, seeds: int) -> list[dict[str, Any]]:
-    files = [folder_of(out, name, seed) / "scores.json" for seed in range(seeds)]
+def students(out: Path, name: str, seeds: list[int]) -> list[dict[str, Any]]:
+    files = [folder_of(out, name, seed) / "scores.json" for seed in seeds]
     return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
