@@ -70,6 +70,8 @@ class Budget(Frozen):
     macs_per_s: float | None = Field(None, gt=0)
     weight_kib: float | None = Field(None, gt=0)
     state_kib: float | None = Field(None, gt=0)
+    expected_macs_per_s: float | None = Field(None, gt=0)  # of a student with gates judged once it is trained
+    expected_latency_ms: float | None = Field(None, gt=0)
 
     def limits(self) -> dict[str, float]:
         """The limits that bind, in a fixed order."""
