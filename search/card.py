@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.certificate import Certificate
+from search.gate_figures import gate_figures
 from search.labels import heading, shown
-from search.record import Cost, TrialRecord
+from search.record import Cost, Kind, TrialRecord
 from search.results import Results
 from sekd import __version__
 
@@ -21,6 +22,8 @@ def card_text(
     takes: str,
     dtype: str,
     certificate: Certificate | None,
+    *,
+    scored: TrialRecord | None = None,
 ) -> str:
     """Model card: what it is, what it scored on how many files, what it costs, how that was found."""
     device, kind = results.device, results.kind
@@ -39,9 +42,10 @@ def card_text(
         "",
         "## Scores on the validation pairs",
         "",
+        *_not_scored(record, scored),
         "| metric | this student | 95 % interval | files | unprocessed | teacher |",
         "|---|---|---|---|---|---|",
-        *_score_rows(results, record),
+        *_score_rows(results, scored or record),
         "",
         "## Cost",
         "",
@@ -49,6 +53,7 @@ def card_text(
         "|---|---|---|",
         *_cost_rows(record, device, kind, latency),
         "",
+        *_gate_lines(record, device, kind),
         *_latency_notes(device, latency),
         f"Budget: {', '.join(f'{key} = {value:g}' for key, value in limits.items()) or 'none'}.",
         "",
@@ -64,6 +69,35 @@ def card_text(
         *(["- scores above its teacher on the validation pairs"] if record.teacher_beaten else []),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _not_scored(record: TrialRecord, scored: TrialRecord | None) -> list[str]:
+    """Whose scores these are, where they are not of this file."""
+    if scored is None or record.cost is None or scored.cost is None:
+        return []
+    return [
+        f"Nothing was scored at this file's gate threshold, {record.cost.gate_threshold:g}. These are the scores of "
+        f"the same weights at {scored.cost.gate_threshold:g}, and not this student's:",
+        "",
+    ]
+
+
+def _gate_lines(record: TrialRecord, device: str, kind: Kind) -> list[str]:
+    rows = [f"| {figure.title} | {figure.text} | {figure.how} |" for figure in gate_figures(record, device, kind)]
+    if not rows:
+        return []
+    return [
+        "### Gates",
+        "",
+        "Part of this network runs only in frames where its policy says so: where the probability is at least the",
+        "threshold. Every figure above is of the worst frame, all gates open, which a deadline must allow for.",
+        "What is expected is a mean over the mix, which is energy; another mix has another load.",
+        "",
+        "| figure | value | how |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _score_rows(results: Results, record: TrialRecord) -> list[str]:
@@ -138,8 +172,9 @@ def _certificate_lines(device: str, certificate: Certificate | None) -> list[str
     latency = certificate.latency
     verdict = "Certified." if certificate.certified else f"Not certified: {'; '.join(certificate.reasons)}."
     frames = f"{latency.n} frames back to back and {latency.paced.n if latency.paced else 0} at one per hop"
+    held = "" if latency.shut is None else " with its gates held open (and as often shut)"
     lines += [
-        f"{verdict} This very file, {frames}, in three fresh processes on {device}, {latency.at}.",
+        f"{verdict} This very file{held}, {frames}, in three fresh processes on {device}, {latency.at}.",
         "Each bound holds with 99 % confidence (order statistics) for that machine in that state.",
         "",
         "| limit | at most | allowed | kept |",

@@ -8,6 +8,7 @@ from typing import Any
 
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock
+from search.gated_latency import Had, of_each_frame, with_expectation
 from search.measure import CERTIFICATE, Latency, Level, measure
 from search.record import LATENCIES, TrialRecord
 from sekd.config import Frozen
@@ -58,10 +59,12 @@ def certify(
 ) -> Certificate:
     """Measures ``model``, the file that is handed over, and compares its bounds with ``limits``.
 
+    Of one with gates those are of the worst frame, all open; of what to expect, those of both frames by its load.
+
     Raises:
         MeasurementFailed: it could not be measured.
     """
-    latency = measure(model, device, level=level, lock=lock)
+    latency = _each_frame(model, record, lambda file, _: measure(file, device, level=level, lock=lock))
     promises = [Promise(key=key, value=_bound(key, latency, record), limit=limits[key]) for key in _timed(limits)]
     broken = [
         f"{promise.key} is at most {'unknown' if promise.value is None else f'{promise.value:.4g}'}, "
@@ -72,6 +75,14 @@ def certify(
     return Certificate(latency=latency, promises=promises, broken=broken, weak=_too_weak(latency, level))
 
 
+def _each_frame(model: Path, record: TrialRecord, had: Had) -> Latency:
+    """What was ``had`` of the file; of one with gates, of both frames, with what to expect by the student's load."""
+    if record.cost is None or not record.cost.gated:
+        return had(model, "")
+    latency = of_each_frame(model, had)
+    return Latency.model_validate(with_expectation(latency.model_dump(mode="json"), record.cost))
+
+
 def _timed(limits: Mapping[str, float]) -> list[str]:
     return [key for key in limits if key in LATENCIES]
 
@@ -80,7 +91,12 @@ def _bound(key: str, latency: Latency, record: TrialRecord) -> float | None:
     burst = latency.burst.p50_upper_ms if latency.burst else None
     if key == "paced_p95_ms":
         return latency.paced.p95_upper_ms if latency.paced else None
-    if burst is None or key == "latency_ms":
+    if key == "expected_latency_ms" and latency.shut is not None:
+        shut = latency.shut.burst.p50_upper_ms if latency.shut.burst else None
+        if burst is None or shut is None or latency.load is None:
+            return None
+        return latency.load * burst + (1 - latency.load) * shut
+    if burst is None or key in ("latency_ms", "expected_latency_ms"):
         return burst
     if key == "rtf":
         return burst / latency.hop_ms if latency.hop_ms else None

@@ -16,9 +16,10 @@ from search.measure import MeasurementFailed
 from search.network_latency import measuring
 from search.objective import run_trial
 from search.package import examples, require_room, write_package
-from search.record import COSTS, LATENCIES, TrialRecord
+from search.record import COSTS, EXPECTED, LATENCIES, TrialRecord
 from search.report import AudioExample
 from search.results import Results, open_results
+from search.rethreshold import rethresholded, tried_at
 from search.selection import best, fits, nearest_misses
 from search.space import merged, nested
 from search.trial import Job, Shared
@@ -47,18 +48,23 @@ def select(
     force: bool = False,
     certificate: bool = True,
     storage: str | None = None,
+    gate_threshold: float | None = None,
     **limits: float,
 ) -> Selection:
     """The best student of a study within its budget and ``limits`` (``latency_ms=2.0, min_pesq_wb=2.5``), packaged.
 
     Its file is measured for a ``certificate`` first (a minute); one that does not keep the limits then is passed over.
+    With ``gate_threshold`` it is one with gates, at that threshold: as it was tried at, or edited and not scored.
 
     Raises:
         InputError: there is no such run, device, metric or limit, or the package cannot be written.
     """
     results = open_results(study, storage=storage, device=device)
     place = None if out is None else Path(out).resolve()
-    return choose(results, limits, maximize, out=place, force=force, train_steps=train_steps, certificate=certificate)
+    return choose(
+        results, limits, maximize, out=place, force=force, train_steps=train_steps, certificate=certificate,
+        gate_threshold=gate_threshold,
+    )  # fmt: skip
 
 
 class Candidate(NamedTuple):
@@ -68,6 +74,7 @@ class Candidate(NamedTuple):
     source: Path
     model: Path
     name: str
+    scored: TrialRecord | None = None  # as it was scored, where the file's threshold is another by now
 
 
 def choose(
@@ -79,6 +86,7 @@ def choose(
     force: bool = False,
     train_steps: int | None = None,
     certificate: bool = True,
+    gate_threshold: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Selection:
     """`select` for results that are open already; where nothing fits, nothing is written.
@@ -92,8 +100,20 @@ def choose(
     metric = maximize or results.study.objectives.quality
     profile = _certifier(results) if certificate else None
     left, refused = results.records, []
-    while (record := best(left, limits, metric, results.device, kind=results.kind)) is not None:
-        found = _candidate(results, record, limits, train_steps)
+    edited, on_record = None, limits
+    if gate_threshold is not None:
+        left, tried = tried_at(left, gate_threshold, limits)
+        if not tried:  # what is expected of it is on record at another threshold
+            edited, on_record = gate_threshold, {k: v for k, v in limits.items() if k not in EXPECTED}
+    while (record := best(left, on_record, metric, results.device, kind=results.kind)) is not None:
+        found = _candidate(results, record, on_record, train_steps)
+        if edited is not None:
+            found = _edited(results, found, edited)
+            if broken := fits(found.record, limits, results.device, kind=results.kind):
+                say(f"student {found.record.number} at gate threshold {edited:g}: over {broken[0].key}")
+                refused.append(found.record)
+                left = [other for other in left if other.number != record.number]
+                continue
         promise = None if profile is None else _certificate(found, profile, limits, say)
         if promise is None or not promise.broken:
             package = _package(results, found, limits, promise, out, force)
@@ -103,7 +123,9 @@ def choose(
             raise InputError(reason)
         say(f"{reason}; the next best is tried")
         refused.append(record)
-        left = [other for other in left if not _same_network(other, record, results.device)]
+        left = [other for other in left if not _as_slow(other, record, results.device, promise)]
+        if edited is not None:  # at one threshold the settings of one training are one student
+            left = [other for other in left if other.number != record.number]
     misses = nearest_misses(results.records, limits, results.device, kind=results.kind)
     return Selection(None, [*refused, *misses][: max(len(misses), 3)], None)
 
@@ -122,6 +144,12 @@ def _candidate(
     if broken:
         raise InputError(f"trained for {train_steps} steps it no longer fits: {broken[0].key}")
     return Candidate(record, source, source / "model.onnx", f"{name}-{train_steps}-steps")
+
+
+def _edited(results: Results, found: Candidate, threshold: float) -> Candidate:
+    record, model = rethresholded(results, found.record, found.source, found.model, threshold)
+    name = f"{found.name}-threshold-{threshold:g}"
+    return Candidate(record, found.source, model, name, found.record)
 
 
 def _certifier(results: Results) -> DeviceProfile | None:
@@ -157,11 +185,16 @@ def _package(
         # Our own folder of our own making: selecting again replaces it.
         out, force = results.folder / "packages" / found.name, True
     return write_package(
-        results, found.record, found.source, found.model, out, limits=limits, certificate=promise, force=force
-    )
+        results, found.record, found.source, found.model, out, limits=limits, certificate=promise, force=force,
+        scored=found.scored,
+    )  # fmt: skip
 
 
-def _same_network(one: TrialRecord, other: TrialRecord, device: str) -> bool:
+def _as_slow(one: TrialRecord, other: TrialRecord, device: str, promise: Certificate) -> bool:
+    """Whether what was found of ``other`` holds for ``one``: its network is the same, and gates make no difference."""
+    by_load_alone = all(each.kept or each.key in EXPECTED for each in promise.promises) and bool(promise.promises)
+    if by_load_alone:
+        return one is other
     network = other.latency.get(device, {}).get("network")
     return one is other or (network is not None and one.latency.get(device, {}).get("network") == network)
 

@@ -16,6 +16,10 @@ from sekd.errors import InputError, nearest
 STUDY, CORE = "search.study_commands", "search.core_commands"
 STORAGE, DOCTOR = "search.storage_commands", "search.doctor_command"
 AGENT, CALIBRATE = "search.agent_command", "search.calibrate_command"
+COST_LIMITS = (
+    "latency-ms", "paced-p95-ms", "total-latency-ms", "rtf", "macs-per-s", "weight-kib", "state-kib",
+    "expected-latency-ms", "expected-macs-per-s",
+)  # fmt: skip
 METRIC_LIMITS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db")
 
 
@@ -139,12 +143,13 @@ def _reading(command: Any) -> None:
     made["report"].add_argument("--out", metavar="FILE.html")
     made["clean"].add_argument("--everything", action="store_true", help="the whole run, records and packages too")
     select = made["select"]
-    for key in ("latency-ms", "paced-p95-ms", "total-latency-ms", "rtf", "macs-per-s", "weight-kib", "state-kib"):
+    for key in COST_LIMITS:
         select.add_argument(f"--max-{key}", type=_finite, metavar="X")
     for metric in METRIC_LIMITS:
         select.add_argument(f"--min-{metric.replace('_', '-')}", type=_finite, metavar="X")
     select.add_argument("--maximize", metavar="METRIC", help="the study's own quality unless given")
     select.add_argument("--train-steps", type=_positive, metavar="N", help="train the choice anew for N steps")
+    select.add_argument("--gate-threshold", type=_share, metavar="X", help="of a student with gates, 0 to 1: its knob")
     select.add_argument("--out", metavar="DIR", help="the package; under the run's packages/ unless given")
     select.add_argument("--force", action="store_true", help="replace what is in --out")
     select.add_argument("--no-certificate", action="store_true", help="do not measure the chosen file (a minute)")
@@ -217,6 +222,13 @@ def _finite(text: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _finite(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not within 0 to 1")
     return value
 
 

@@ -41,6 +41,7 @@ def devices(options: Namespace) -> int:
 def measure(options: Namespace) -> int:
     from search.device import load_device
     from search.device_lock import DeviceLock, lock_folder
+    from search.gated_latency import of_each_frame
     from search.graphs.graph import graph_facts
     from search.measure import LEVELS, MeasurementFailed
     from search.measure import measure as time_model
@@ -54,17 +55,25 @@ def measure(options: Namespace) -> int:
         path = path / "model.onnx"
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    facts = graph_facts(path)
     model = chosen_cost_model(device, options.predict, options.cost_model)
     # A device that cannot be measured is only predicted, if at all.
     alone = model is not None and device.kind != "measured"
     try:
         with closing(DeviceLock(lock_folder(device))) as lock:
             level = LEVELS[options.level]
-            latency = None if alone else time_model(path, device, level=level, hop_ms=options.hop_ms, lock=lock)
-        predicted = None if model is None else predict(path, model, hop_ms=options.hop_ms)
+
+            def timed(file: Path, _: str) -> Latency:
+                return time_model(file, device, level=level, hop_ms=options.hop_ms, lock=lock)
+
+            latency = None if alone else of_each_frame(path, timed)
+        predicted = None
+        if model is not None:
+            hop_ms, costs = options.hop_ms, model
+            predicted = of_each_frame(path, lambda file, _: predict(file, costs, hop_ms=hop_ms), predicted=True)
     except MeasurementFailed as error:
         raise InputError(str(error)) from error
-    cost = cost_document(graph_facts(path), options.hop_ms)
+    cost = cost_document(facts, options.hop_ms)
     if options.json:
         found = {"latency": latency, **({} if predicted is None else {"predicted": predicted})}
         by_device = {
@@ -79,6 +88,9 @@ def measure(options: Namespace) -> int:
         title = f"{path.name} on {device.name}: {latency.kind} ({latency.source}), {latency.level}"
         _console().print(latency_table(latency, title))
         _print_once(latency)
+    for each in (latency, predicted):
+        if each is not None and each.shut is not None:
+            print(f"gates: what is {each.kind} above is the worst frame, all open; shut p50 {each.shut.p50_ms:.4f} ms")
     return 0
 
 

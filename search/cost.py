@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sekd.models.base import Enhancer
 
-__all__ = ["Cost", "MacCount", "UncountedOperator", "cost_of", "count_macs", "with_graph"]
+__all__ = ["Cost", "MacCount", "UncountedOperator", "cost_of", "count_macs", "with_graph", "with_loads"]
 
 
 class MacCount(Frozen):
@@ -75,20 +75,54 @@ def count_macs(module: nn.Module, *inputs: Any, strict: bool = True, method: str
 def cost_of(student: Enhancer) -> Cost:
     """Cost of ``student`` streaming one frame per hop: the network alone, as the exported ONNX holds it.
 
-    The STFT before it and the inverse after it are not counted, as in publications.
+    The STFT before it and the inverse after it are not counted, as in publications. Of a network with gates it is the
+    worst frame, all open; how often they are is not known of an untrained one.
 
     Raises:
         UncountedOperator: the student runs an operator without a MAC rule.
     """
     from sekd.models.base import SAMPLE_RATE
 
-    macs = count_macs(student, student.example(), student.initial_state(), method="step").total
+    def macs_per_s(gates: bool | list[bool]) -> float:
+        with student.held(gates):
+            macs = count_macs(student, student.example(), student.initial_state(), method="step").total
+        return macs * SAMPLE_RATE / student.hop
+
     return Cost(
         parameters=sum(parameter.numel() for parameter in student.parameters()),
-        macs_per_s=macs * SAMPLE_RATE / student.hop,
+        macs_per_s=macs_per_s(True),
+        **_of_gates(student, macs_per_s),
         weight_bytes=student.weight_bytes(),
         state_bytes=student.state_bytes(),
         algorithmic_latency_ms=student.algorithmic_latency_ms,
+    )
+
+
+def _of_gates(student: Enhancer, macs_per_s: Callable[[bool | list[bool]], float]) -> dict[str, Any]:
+    """What the gates of a network are worth, nothing of one that has none."""
+    gate = student.config.gate
+    if gate is None:
+        return {}
+    most, least = macs_per_s(True), macs_per_s(False)
+    if gate.scope == "frame":
+        return {"macs_shut_per_s": least, "gate_macs_per_s": (most - least,)}
+    gates = range(student.get_submodule("policy").gates)  # type: ignore[arg-type]
+    each = tuple(most - macs_per_s([other != one for other in gates]) for one in gates)
+    return {"macs_shut_per_s": least, "gate_macs_per_s": each}
+
+
+def with_loads(cost: Cost, loads: Sequence[float], *, threshold: float, mix: str) -> Cost:
+    """``cost`` of a network whose gates, in order, are open in ``loads`` of the frames of ``mix``."""
+    assert cost.gate_macs_per_s is not None
+    saved = sum((1 - load) * macs for load, macs in zip(loads, cost.gate_macs_per_s, strict=True))
+    return cost.model_copy(
+        update={
+            "gate_threshold": threshold,
+            "load": sum(loads) / len(loads),
+            "loads": tuple(loads),
+            "load_mix": mix,
+            "expected_macs_per_s": cost.macs_per_s - saved,
+        }
     )
 
 

@@ -13,6 +13,8 @@ import torch
 from search.cost import cost_of, with_graph
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock
+from search.gate_load import mix_name, with_load
+from search.gated_latency import nodes_shut, with_expectation
 from search.graphs.graph import graph_facts
 from search.measure import RANKING, SCREENING, Level, MeasurementFailed
 from search.network_latency import measuring, network_key, network_latency
@@ -78,15 +80,17 @@ def deployed(
     folder = variant_folder(job.folder, setting, variant_id(job.trial_id, setting))
     folder.mkdir(parents=True, exist_ok=True)
     tell("verify", 0.0)
+    student.model.take_knobs(config.student)
     export, cost = _written(student, config, folder / "model.onnx", facts, lock)
+    cost = with_load(cost, export.path, shared.valid, mix_name(shared.hashes.get("valid")), guard=lock.step)
     started = time.monotonic()
     tell("evaluate", 0.0)
     enhance = _torch(student.model) if config.deploy.dtype == "fp32" else OnnxEnhancer(export.path).enhance
     scores = evaluate_student(enhance, job, lock, tell, folder)
     evaluated = time.monotonic()
     tell("verify", 0.0)
-    latency = {shared.device.name: _latency(export.path, shared, facts, lock)}
-    also, failed = _elsewhere(export.path, shared, lock)
+    latency = {shared.device.name: with_expectation(_latency(export.path, shared, facts, lock), cost)}
+    also, failed = _elsewhere(export.path, cost, shared, lock)
     record = blank(job, "COMPLETE", setting).model_copy(
         update={
             "cost": cost,
@@ -115,6 +119,7 @@ def _ranked(record: TrialRecord, path: Path, job: Job, lock: DeviceLock) -> Tria
             ranked = network_latency(path, shared.device, shared.measured, level=RANKING, lock=held)
     except MeasurementFailed:  # the student is trained, and was measured: it stays, and says so
         return record.model_copy(update={"flags": [*record.flags, "unranked"]})
+    ranked = with_expectation(ranked, record.cost)
     drifted = {"drift"} if abs(ranked["p50_ms"] / before["p50_ms"] - 1) > DRIFT else set()
     flags = {flag for flag in record.flags if flag not in before["flags"]} | {*ranked["flags"]} | drifted
     return record.model_copy(update={"latency": record.latency | {name: ranked}, "flags": sorted(flags)})
@@ -141,6 +146,8 @@ def _written(
 def as_exported(cost: Cost, export: Export, deploy: DeployConfig) -> Cost:
     """``cost`` of a network with what its file says; quantised weights take what the file holds."""
     cost = with_graph(cost, graph_facts(export.path))
+    if cost.gated:
+        cost = cost.model_copy(update={"graph_nodes_shut": nodes_shut(export.path)})
     return cost if deploy.dtype == "fp32" else cost.model_copy(update={"weight_bytes": export.weight_bytes})
 
 
@@ -160,13 +167,13 @@ def _latency(path: Path, shared: Shared, facts: Facts | None, lock: DeviceLock) 
         raise InputError(f"the trained student could not be measured: {failure}") from failure
 
 
-def _elsewhere(path: Path, shared: Shared, lock: DeviceLock) -> tuple[dict[str, Any], list[str]]:
+def _elsewhere(path: Path, cost: Cost, shared: Shared, lock: DeviceLock) -> tuple[dict[str, Any], list[str]]:
     """Latencies on the study's other devices, and a flag for each that gave none: `reprofile` asks it again."""
     found: dict[str, Any] = {}
     failed = []
     for device in shared.others:
         try:
-            found[device.name] = latency_on(device, path, shared, lock)
+            found[device.name] = with_expectation(latency_on(device, path, shared, lock), cost)
         except (MeasurementFailed, InputError):
             failed.append(f"unmeasured:{device.name}")
     return found, failed

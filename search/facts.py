@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from search.labels import QUANTITIES, figure, heading, kind_of, settings, settings_text
-from search.record import DIRECTIONS, METRICS, Kind, Score, TrialRecord
+from search.record import DIRECTIONS, EXPECTED, METRICS, Kind, Score, TrialRecord
 from search.selection import fits, front_of
 
 # Scores of what students are compared with, by name: {"unprocessed": {"pesq_wb": …}, "teacher": {…}}.
@@ -138,7 +138,8 @@ def _hovers(records: Sequence[TrialRecord], device: str, kind: Kind) -> dict[tup
     texts = {}
     for record, values in zip(records, settings(records), strict=True):
         lines = [f"<b>#{record.number}</b> {record.status}", html.escape(settings_text(values))]
-        figures = [(heading(name, kind), figure(record, name, device, kind)) for name in shown]
+        own = [*shown, *(EXPECTED if record.cost is not None and record.cost.gated else ())]
+        figures = [(heading(name, kind), figure(record, name, device, kind)) for name in own]
         lines += [f"{title}: {text}" for title, text in figures if text != "-"]
         if record.reason:
             lines.append(html.escape(record.reason))

@@ -50,8 +50,26 @@ class Paced(Spread):
     hop_ms: FiniteFloat
 
 
+class Shut(Frozen):
+    """Of a network with gates, the frame in which all are shut; had as the figures that it lies beside."""
+
+    p50_ms: FiniteFloat
+    p95_ms: FiniteFloat | None = None
+    p99_ms: FiniteFloat | None = None
+    rtf: FiniteFloat | None = None
+    interval_ms: tuple[FiniteFloat, FiniteFloat] | None = None
+    n: int = 0
+    flags: list[str] = Field(default_factory=list)
+    burst: Spread | None = None
+    paced: Paced | None = None
+    samples: str | None = None
+
+
 class Latency(Frozen):
     """Time of one frame on one device. The flat figures repeat ``burst``; what was not measured is None.
+
+    Of a network with gates they are of the worst frame, all gates open; ``expected_ms`` is the mean of p50 over the
+    frames of which ``load`` is the open share.
 
     ``flags``: "contended" if other processes kept more than a quarter of a core busy meanwhile; "noisy" if the
     canary moved through three attempts, or the interquartile range of a burst is over 10 % of its median;
@@ -76,6 +94,9 @@ class Latency(Frozen):
     flags: list[str] = Field(default_factory=list)
     burst: Spread | None = None
     paced: Paced | None = None
+    shut: Shut | None = None
+    load: FiniteFloat | None = None
+    expected_ms: FiniteFloat | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
     at: str | None = None
 
@@ -85,6 +106,8 @@ class Latency(Frozen):
             raise ValueError("a measured latency has a p50 and comes from 'local' or 'agent'")
         if self.kind == "predicted" and (self.source != "model" or self.p50_ms is None):
             raise ValueError("a predicted latency has a p50 and comes from 'model'")
+        if self.shut is None and (self.load, self.expected_ms) != (None, None):
+            raise ValueError("a latency without gates has no load and no expectation")
         if self.kind == "unmeasured" and (self.source, self.p50_ms, self.burst, self.paced) != (None,) * 4:
             raise ValueError("an unmeasured latency has no figures and no source")
         return self

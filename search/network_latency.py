@@ -10,6 +10,7 @@ from typing import Any
 
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock, lock_folder
+from search.gated_latency import of_each_frame
 from search.graphs.graph import graph_facts
 from search.latency import Latency
 from search.measure import RANKING, SCREENING, Level, measure
@@ -23,7 +24,8 @@ def network_latency(
 ) -> dict[str, Any]:
     """The latency of ``model`` on ``device`` as a document; what was had before is in ``folder``.
 
-    Equal networks must not be told apart by noise, hence all files of one graph share it.
+    Equal networks must not be told apart by noise, hence all files of one graph share it, whatever the threshold of
+    their gates: what to expect at one of them is worked out for each (``search.gated_latency.with_expectation``).
 
     Raises:
         MeasurementFailed: it could not be had.
@@ -38,8 +40,13 @@ def network_latency(
         return known
     folder.mkdir(parents=True, exist_ok=True)
     stem = stems[level.name]
-    latency = measure(model, device, level=level, lock=lock, samples=folder / f"{stem}.npz")
-    document = latency.model_dump(mode="json") | {"samples": f"{folder.name}/{stem}.npz", "network": network}
+
+    def had(file: Path, suffix: str) -> Latency:
+        samples = folder / f"{stem}{suffix}.npz"
+        latency = measure(file, device, level=level, lock=lock, samples=samples)
+        return latency.model_copy(update={"samples": f"{folder.name}/{samples.name}"})
+
+    document = of_each_frame(model, had).model_dump(mode="json") | {"network": network}
     if known is not None and not is_better(document, known):
         return known
     write_json(folder / f"{stem}.json", document)
@@ -71,8 +78,9 @@ def fresh_latency(
         InputError: latency on the device cannot be had.
     """
     if device.latency == "model":
-        return predict(model, cost_model_of(device))
-    return measure(model, device, level=level, lock=lock)
+        costs = cost_model_of(device)
+        return of_each_frame(model, lambda file, _: predict(file, costs), predicted=True)
+    return of_each_frame(model, lambda file, _: measure(file, device, level=level, lock=lock))
 
 
 @contextmanager

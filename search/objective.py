@@ -18,7 +18,8 @@ from search.latency import DeviceAway
 from search.measure import MeasurementFailed
 from search.record import AWAY, Cost, Seconds, TrialRecord, Violation
 from search.scoring import Tell
-from search.selection import fits
+from search.selection import fits, foreseeable
+from search.space import THRESHOLD
 from search.trial import Job
 from search.variants import cheapest
 from sekd.cache import locked, write_json
@@ -31,7 +32,7 @@ from sekd.preparation import Hashes, Prepared
 from sekd.quantize import write_deployed
 from sekd.train import NotFinite, Progress, Run
 
-COST_LIMITS = ("macs_per_s", "weight_kib", "state_kib")  # known before anything is run
+COST_LIMITS = ("macs_per_s", "weight_kib", "state_kib", "expected_macs_per_s")  # known before anything is run
 
 
 class Gated(NamedTuple):
@@ -115,7 +116,9 @@ def _variant(
     student: Trained, job: Job, setting: dict[str, Any], gated: Gated, lock: DeviceLock, tell: Tell
 ) -> TrialRecord:
     """The student at ``setting``; one that fails there is on record with its reason and costs the others nothing."""
-    facts = gated.facts if setting == gated.setting else None
+    facts = None
+    if _without_threshold(setting) == _without_threshold(gated.setting):
+        facts = gated.facts if setting == gated.setting else gated.facts._replace(seconds=0.0)
     try:
         return deployed(student, job, setting, facts, lock, tell)
     except OSError:  # a full disk, a lost file: the machine's fault, not the setting's
@@ -150,12 +153,20 @@ def gate(job: Job, lock: DeviceLock) -> Gated:
         Infeasible: there is none; its record holds what each setting exceeds, and stands at the cheapest.
     """
     tried = []
+    known: dict[str, Rejected] = {}  # a threshold changes nothing of the worst frame
     for setting in sorted(job.sweep or [{}], key=lambda one: config_at(job, one).deploy.dtype != "fp32"):
-        try:
-            return Gated(setting, before_training(job, config_at(job, setting), lock))
-        except Rejected as rejected:
-            tried.append(_infeasible(job, setting, rejected))
+        worst = repr(_without_threshold(setting))
+        if worst not in known:
+            try:
+                return Gated(setting, before_training(job, config_at(job, setting), lock))
+            except Rejected as rejected:
+                known[worst] = rejected
+        tried.append(_infeasible(job, setting, known[worst]))
     raise Infeasible(cheapest(tried).model_copy(update={"variants": tried if job.sweep else []}))
+
+
+def _without_threshold(setting: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in setting.items() if key != THRESHOLD}
 
 
 def _infeasible(job: Job, setting: Mapping[str, Any], rejected: Rejected) -> TrialRecord:
@@ -184,7 +195,8 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
     early = blank(job, "INFEASIBLE").model_copy(update={"cost": cost})
     # What quantised weights take is known of the file alone.
     certain = COST_LIMITS if config.deploy.dtype == "fp32" else tuple(k for k in COST_LIMITS if k != "weight_kib")
-    known = {key: value for key, value in job.limits.items() if key in certain}
+    limits = foreseeable(job.limits, cost)
+    known = {key: value for key, value in limits.items() if key in certain}
     _reject(fits(early, known, device.name), "over budget", cost, None)
     with lock.step():
         export = _untrained(model, config, job.folder / "untrained.onnx", cost)
@@ -203,12 +215,12 @@ def before_training(job: Job, config: DistillConfig, lock: DeviceLock) -> Facts:
     started = time.monotonic()
     latency: dict[str, Any] = {"kind": "unmeasured", "source": None}
     if job.shared.latency_wanted:
-        late = {key: value for key, value in job.limits.items() if key in COST_LIMITS}
+        late = {key: value for key, value in limits.items() if key in COST_LIMITS}
         _reject(fits(early, late, device.name), "over budget", cost, None)  # quantised weights, known by now
         latency = _latency_of(job, export, cost, lock)
     seconds = time.monotonic() - started
     seen = early.model_copy(update={"latency": {device.name: latency}})
-    _reject(fits(seen, job.limits, device.name, kind=device.kind), "over budget", cost, latency)
+    _reject(fits(seen, limits, device.name, kind=device.kind), "over budget", cost, latency)
     return Facts(cost, export, latency, seconds)
 
 

@@ -20,6 +20,9 @@ from search.scoring import validation_pairs
 from search.space import merged, nested
 from sekd.audio import read_audio, write_audio
 from sekd.cache import write_json
+from sekd.checkpoint import load_model, save_model
+from sekd.config import parse
+from sekd.distillation import DistillConfig
 from sekd.errors import InputError
 from sekd.hops import HopEnhancer
 
@@ -40,8 +43,11 @@ def write_package(
     limits: Mapping[str, float],
     certificate: Certificate | None = None,
     force: bool = False,
+    scored: TrialRecord | None = None,
 ) -> Path:
     """Writes the package to ``out`` by rename; ``source`` is the trial's folder, ``model`` the student's ONNX.
+
+    ``scored`` is the student as it was scored, where ``record`` has another threshold of its gates.
 
     Raises:
         InputError: ``out`` is not empty (and not ``force``), cannot be written, or the trial's files are gone.
@@ -53,13 +59,13 @@ def write_package(
     try:
         partial.mkdir(parents=True)
         shutil.copyfile(model, partial / "model.onnx")
-        shutil.copyfile(source / "model.safetensors", partial / "model.safetensors")
         config = config_text(source, record.variant)
+        _write_weights(source / "model.safetensors", config, partial / "model.safetensors")
         (partial / "config.toml").write_text(config, encoding="utf-8")
         enhancer = OnnxEnhancer(partial / "model.onnx")
         _write_audio(results, partial, enhancer)
         dtype = tomllib.loads(config).get("deploy", {}).get("dtype", "fp32")
-        card = card_text(results, record, limits, TAKES[enhancer.contract], dtype, certificate)
+        card = card_text(results, record, limits, TAKES[enhancer.contract], dtype, certificate, scored=scored)
         (partial / "card.md").write_text(card, encoding="utf-8")
         if certificate is not None:
             write_json(partial / "certificate.json", certificate.document())
@@ -69,6 +75,16 @@ def write_package(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _write_weights(source: Path, config: str, target: Path) -> None:
+    """The weights as they were trained, with what acts after training as the package's configuration says."""
+    model = load_model(source)
+    if model.config.gate is None:
+        shutil.copyfile(source, target)
+        return
+    model.take_knobs(parse(DistillConfig, tomllib.loads(config), "config.toml").student)
+    save_model(model, target)
 
 
 def require_room(out: Path, force: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.gated_latency import with_expectation
 from search.network_latency import is_better
 from search.record import DIRECTIONS, Kind, TrialRecord
 from search.selection import fits, front_of
@@ -71,6 +72,7 @@ def share_latency(trial: TrialRecord, store: Store, device: str) -> None:
         known = student.latency.get(device, {})
         better = had.get(known.get("network"))
         if better is not None and is_better(better, known):
-            news[student.number, student.variant_id if student.variant else None] = better
+            shared = with_expectation(better, student.cost)
+            news[student.number, student.variant_id if student.variant else None] = shared
     if news:
         store.add_latency(device, news)

@@ -16,10 +16,12 @@ Status = Literal["COMPLETE", "INFEASIBLE", "STOPPED", "FAILED", "RUNNING"]
 Kind = Literal["measured", "predicted", "unmeasured"]
 
 AWAY = "away"  # flag of a trial whose device did not answer: it may be proposed again
+UNSCORED = "unscored"  # flag of a student whose scores at its gate threshold nobody measured
 
 METRICS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db", "dnsmos_ovrl")
-LATENCIES = ("latency_ms", "paced_p95_ms", "total_latency_ms", "rtf")
-COSTS = ("macs_per_s", "weight_kib", "state_kib", "parameters")
+LATENCIES = ("latency_ms", "paced_p95_ms", "total_latency_ms", "rtf", "expected_latency_ms")
+COSTS = ("macs_per_s", "weight_kib", "state_kib", "parameters", "expected_macs_per_s")
+EXPECTED = ("expected_latency_ms", "expected_macs_per_s")  # of a network with gates known once it is trained
 
 DIRECTIONS: dict[str, Direction] = {
     **dict.fromkeys(METRICS, "maximize"),
@@ -39,6 +41,20 @@ class Cost(Frozen):
     graph_nodes: int | None = None
     activation_bytes: int | None = None  # estimate of what one frame needs at once besides weights and state
     mac_coverage: FiniteFloat | None = None  # share of the executed operators that are counted or known to be free
+    # Of a network with gates alone. What stands above is of a frame with all of them open, policy included.
+    macs_shut_per_s: FiniteFloat | None = None  # all shut
+    gate_macs_per_s: tuple[FiniteFloat, ...] | None = None  # what each gate adds where it is open
+    graph_nodes_shut: int | None = None
+    # Once it is trained, at its threshold, on the named mix: how often gates are open, and what a frame costs by that.
+    gate_threshold: FiniteFloat | None = None
+    load: FiniteFloat | None = None  # mean of all gates
+    loads: tuple[FiniteFloat, ...] | None = None  # of each gate
+    load_mix: str | None = None
+    expected_macs_per_s: FiniteFloat | None = None
+
+    @property
+    def gated(self) -> bool:
+        return self.macs_shut_per_s is not None
 
 
 class Score(Frozen):
@@ -131,12 +147,16 @@ def _cost_value(cost: Cost | None, objective: str) -> float | None:
         "state_kib": cost.state_bytes / 1024,
         "parameters": cost.parameters,
     }
-    return float(values[objective])
+    if objective != "expected_macs_per_s":
+        return float(values[objective])
+    return cost.expected_macs_per_s if cost.gated else cost.macs_per_s
 
 
 def _latency_value(figures: dict[str, Any], cost: Cost | None, objective: str) -> float | None:
     p50_ms = _finite(figures.get("p50_ms"))
-    if objective == "latency_ms":
+    if objective == "expected_latency_ms" and cost is not None and cost.gated:
+        return _finite(figures.get("expected_ms"))
+    if objective in ("latency_ms", "expected_latency_ms"):
         return p50_ms
     if objective == "rtf":
         return _finite(figures.get("rtf"))

@@ -14,7 +14,7 @@ from search.labels import heading, kind_of, limit_text, shown
 from search.plot import front_figure
 from search.record import DIRECTIONS, TrialRecord
 from search.report_page import page, section
-from search.report_tables import baseline_table, importance_table, student_table
+from search.report_tables import baseline_table, gate_table, importance_table, student_table
 from search.selection import LIMITS, front_of
 
 
@@ -52,6 +52,7 @@ def write_report(
         section("Unprocessed and teacher", baseline_table(baseline or {})),
         section("What the search learned", importance_table(importances or {})),
         section("Every student", student_table(records, front, selected, objectives, device)),
+        section("Gates", gate_table(records, device)),
         _folded("Definition", f"<pre>{html.escape(definition_text)}</pre>"),
         section("Commands", f"<pre>{html.escape(chr(10).join(commands))}</pre>" if commands else ""),
     ]

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 
 from search.facts import Baseline
+from search.gate_figures import gate_figures, gated
 from search.labels import figure, heading, kind_of, score_text, settings, settings_text
 from search.record import METRICS, Kind, TrialRecord
 from search.report_page import table
@@ -43,7 +44,7 @@ def student_table(
     """Every student with every figure the study has; a click on a heading sorts."""
     kind = kind_of(records, device)
     scored = [name for name in METRICS if any(record.score(name) is not None for record in records)]
-    names = columns_of([*objectives, *scored])
+    names = columns_of([*objectives, *scored], records)
     marks = {_key(record): "front" for record in front}
     if selected is not None:
         marks[_key(selected)] = "selected"
@@ -54,6 +55,22 @@ def student_table(
     heads = ["#", "student", "status", *(heading(name, kind) for name in names), "training, s"]
     note = "Scores are means with 95 % intervals. Shaded: on the front. Click a heading to sort."
     return f'<p class="note">{note}</p>' + table(heads, rows, kind="sortable")
+
+
+def gate_table(records: Sequence[TrialRecord], device: str) -> str:
+    """Every trained student with gates: how often they are open, and what a frame costs either way."""
+    shown = [record for record in gated(records) if record.trained]
+    if not shown:
+        return ""
+    kind = kind_of(records, device)
+    rows = []
+    for record, values in zip(shown, settings(shown), strict=True):
+        figures = gate_figures(record, device, kind)
+        heads = ["#", "student", *(figure.title for figure in figures)]
+        cells = "".join(f"<td>{html.escape(figure.text)}</td>" for figure in figures)
+        rows.append(f"<tr>{_text(str(record.number))}{_text(settings_text(values))}{cells}</tr>")
+    note = "Open is the worst frame, which a deadline must allow for; expected is the mean over the mix, by the load."
+    return f'<p class="note">{note}</p>' + table(heads, rows)
 
 
 def _student(record: TrialRecord, values: Mapping[str, object], names: Sequence[str], device: str, kind: Kind) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from search.device import load_device, require_measurable
 from search.device_lock import DeviceLock, lock_folder
+from search.gated_latency import with_expectation
 from search.labels import settings_text
 from search.measure import RANKING, MeasurementFailed
 from search.network_latency import fresh_latency, measuring, network_key
@@ -41,10 +42,12 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
                 say(f"{named}: not {device.kind}: {error}")
                 continue
             document = latency.model_dump(mode="json")
-            results.store.add_latency(device.name, {_key(student): document for student in students})
+            expected = {_key(student): with_expectation(document, student.cost) for student in students}
+            results.store.add_latency(device.name, expected)
             flags = f" ({', '.join(latency.flags)})" if latency.flags else ""
             how = " predicted" if latency.kind == "predicted" else ""
-            say(f"{named}: {latency.p50_ms:.4f} ms a hop{how}{flags}")
+            shut = "" if latency.shut is None else f" with gates open, {latency.shut.p50_ms:.4f} ms shut"
+            say(f"{named}: {latency.p50_ms:.4f} ms a hop{shut}{how}{flags}")
     return sum(len(students) for _, students in networks)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from search.pareto import non_dominated
-from search.record import DIRECTIONS, Kind, TrialRecord, Violation
+from search.record import DIRECTIONS, EXPECTED, Cost, Kind, TrialRecord, Violation
 from sekd.errors import InputError, nearest
 
 # A limit bounds a cost from above by its own name, a metric from below as min_<metric>.
@@ -23,6 +23,11 @@ def fits(record: TrialRecord, limits: Mapping[str, float], device: str, *, kind:
         if value is None or (value < limit if key.startswith("min_") else value > limit):
             violations.append(Violation(key=key, value=value, limit=limit))
     return violations
+
+
+def foreseeable(limits: Mapping[str, float], cost: Cost) -> dict[str, float]:
+    """The limits that can be judged before training: not yet those on what gates are expected to save."""
+    return {key: limit for key, limit in limits.items() if key not in EXPECTED or not cost.gated}
 
 
 def best(

@@ -82,7 +82,8 @@ class Domain(Frozen):
 Space = dict[str, Domain]
 
 # What acts on a trained student; every other key decides how one is trained.
-AFTER_TRAINING = ("deploy.",)
+THRESHOLD = "student.gate.threshold"
+AFTER_TRAINING = ("deploy.", THRESHOLD)
 MOST_SETTINGS = 16  # of all free keys together: each costs an export, a scoring and a measurement of every student
 
 
@@ -99,7 +100,7 @@ def check_free(space: Space) -> None:
         if domain.free and not after:
             raise InputError(
                 f"space.'{key}': free = true, but it acts in training; "
-                f"after training act {', '.join(f'{prefix}*' for prefix in AFTER_TRAINING)}"
+                f"after training act {', '.join(f'{k}*' if k.endswith('.') else k for k in AFTER_TRAINING)}"
             )
         if domain.when is not None and (wanted := condition(domain.when, f"space.'{key}'").key) in space:
             if space[wanted].free:

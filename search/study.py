@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from search.record import COSTS, DIRECTIONS, LATENCIES, METRICS
 from search.run_config import Resources, RunConfig
 from search.space import (
+    THRESHOLD,
     Space,
     check_conditions,
     check_free,
@@ -69,6 +70,8 @@ class Budget(Frozen):
     macs_per_s: float | None = Field(None, gt=0)
     weight_kib: float | None = Field(None, gt=0)
     state_kib: float | None = Field(None, gt=0)
+    expected_macs_per_s: float | None = Field(None, gt=0)  # of a student with gates judged once it is trained
+    expected_latency_ms: float | None = Field(None, gt=0)
 
     def limits(self) -> dict[str, float]:
         """The limits that bind, in a fixed order."""
@@ -240,6 +243,7 @@ def _check_space(study: StudyDefinition, where: str) -> None:
         check_conditions(study.searched)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    _check_gates(study, where)
     for document in [study.document({}), *study.documents(), *(study.document(first) for first in study.first())]:
         config = parse(DistillConfig, document, where)
         if not config.student.streams:
@@ -256,6 +260,18 @@ def _check_space(study: StudyDefinition, where: str) -> None:
             raise InputError(
                 f"{where}: space.'distill.schedule.kind' must offer 'supervised': "
                 "without it nobody can tell whether the teacher helped"
+            )
+
+
+def _check_gates(study: StudyDefinition, where: str) -> None:
+    """A threshold of gates that are not there would make them, in a variant alone, after training without."""
+    if THRESHOLD not in study.space:
+        return
+    for params in corners(study.searched):
+        if study.document(params).get("student", {}).get("gate") is None:
+            raise InputError(
+                f"{where}: space.'{THRESHOLD}': a student without gates has no threshold; "
+                "give them to all: [base] student = { gate = {} }"
             )
 
 

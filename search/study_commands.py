@@ -15,10 +15,11 @@ from search.driver import RunOptions, drive
 from search.ends import Interrupted, NothingFits
 from search.labels import settings_text
 from search.progress import view_for
-from search.record import TrialRecord
+from search.record import UNSCORED, TrialRecord
 from search.results import Results, front_document, open_results, status_document
 from search.run_folder import driving, start_run
 from search.selection import best
+from search.space import THRESHOLD
 from search.study import find_definition, home, read_study, run_folder, shipped
 from search.tables import front_table, selection_table
 from sekd.errors import InputError
@@ -135,7 +136,7 @@ def select(options: Namespace) -> int:
     out = None if options.out is None else Path(options.out).resolve()
     chosen = choose(
         results, over, options.maximize, out=out, force=options.force, train_steps=options.train_steps,
-        certificate=not options.no_certificate, say=_tell,
+        certificate=not options.no_certificate, gate_threshold=options.gate_threshold, say=_tell,
     )  # fmt: skip
     if options.json:
         print(json.dumps(_selection_document(chosen)))
@@ -159,6 +160,9 @@ def _show_selection(chosen: Selection, results: Results, limits: dict[str, float
     if chosen.selected is None:
         print(f"sekd: no trained student of '{results.study.name}' fits", file=sys.stderr)
         return 3
+    if UNSCORED in chosen.selected.flags:
+        threshold = chosen.selected.variant[THRESHOLD]
+        print(f"no scores: nothing was scored at gate threshold {threshold:g}; see card.md", file=_aside(options))
     if chosen.certificate is not None:
         print(_verdict(chosen.certificate), file=_aside(options))
     print(f"package: {chosen.package}", file=_aside(options))

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from search.gate_figures import gated
 from search.labels import (
     ABSENT,
     QUANTITIES,
@@ -20,23 +21,27 @@ from search.labels import (
     shown,
 )
 from search.latency import Latency, Spread
-from search.record import TrialRecord
+from search.record import EXPECTED, TrialRecord
 from search.selection import LIMITS, fits
 
 # Always worth seeing beside whatever the study optimises.
 ALWAYS = ("pesq_wb", "latency_ms", "paced_p95_ms", "macs_per_s", "weight_kib")
 
 
-def columns_of(objectives: Sequence[str]) -> list[str]:
-    """Quantities that a table of students shows: metrics first, then costs, each once."""
-    return [name for name in QUANTITIES if name in objectives or name in ALWAYS]
+def columns_of(objectives: Sequence[str], records: Sequence[TrialRecord] = ()) -> list[str]:
+    """Quantities that a table of students shows: metrics first, then costs, each once.
+
+    What is expected is shown where some have gates; of the others it is the worst frame again.
+    """
+    always = (*ALWAYS, *EXPECTED) if gated(records) else ALWAYS
+    return [name for name in QUANTITIES if name in objectives or name in always]
 
 
 def front_table(
     records: Sequence[TrialRecord], objectives: Sequence[str], device: str, *, title: str | None = None
 ) -> Table:
     """One row per student; a latency column that holds no measurements says so in its heading."""
-    table, columns, kind = _table(title), columns_of(objectives), kind_of(records, device)
+    table, columns, kind = _table(title), columns_of(objectives, records), kind_of(records, device)
     table.add_column("#", justify="right")
     table.add_column("student", overflow="fold", ratio=1)
     for name in columns:
@@ -44,8 +49,11 @@ def front_table(
     for record, values in zip(records, settings(records), strict=True):
         figures = [figure(record, name, device, kind) for name in columns]
         table.add_row(str(record.number), Text(settings_text(values)), *(Text(text) for text in figures))
-    if alike := shared_settings(records):
-        table.caption = f"all: {settings_text(alike)}"
+    alike = shared_settings(records)
+    mixes = sorted({record.cost.load_mix for record in records if record.cost is not None and record.cost.load_mix})
+    told = [f"all: {settings_text(alike)}"] if alike else []
+    told += [f"expected by the load on {', '.join(mixes)}"] if mixes else []
+    table.caption = "; ".join(told) or None
     return table
 
 

@@ -106,7 +106,8 @@ class DistillConfig(Frozen):
 
     def identity(self, hashes: Hashes) -> str:
         """Equal for equal results: settings, seed and core version, recordings and teacher by content."""
-        settings = self.model_dump(mode="json", include={"seed", "student", "distill", "train"})
+        settings = self.model_dump(mode="json", include={"seed", "distill", "train"})
+        settings["student"] = self.student.trained_part
         del settings["distill"]["gate"]
         if self.gated:
             settings["gating"] = self.distill.gating.what_matters
@@ -190,6 +191,7 @@ def distill(
     started = time.monotonic()
     if weights is not None and weights.exists():
         model = load_model(weights)
+        model.take_knobs(config.student)  # it may have been trained for another setting of them
     else:
         model = _train(config, batches(config, prepared, cache), folder, run)
         if weights is not None:

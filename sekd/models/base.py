@@ -45,6 +45,13 @@ class NetworkConfig(Frozen):
         return document
 
     @property
+    def trained_part(self) -> dict[str, Any]:
+        """The configuration as JSON without what acts after training: equal for networks that are trained alike."""
+        document = self.model_dump(mode="json")
+        document.get("gate", {}).pop("threshold", None)
+        return document
+
+    @property
     def streams(self) -> bool:
         """Whether the network is causal, and so can run on a stream; one that cannot may only teach."""
         return True
@@ -157,6 +164,15 @@ class Enhancer(nn.Module, ABC):
         if self._gates is not None:
             self._gates.append(gates)
         return gates
+
+    @torch.no_grad()
+    def take_knobs(self, config: NetworkConfig) -> None:
+        """Sets what acts after training, the threshold of the gates, as ``config`` says; weights stay as they are."""
+        if self.config.gate is None or config.gate is None:
+            return
+        gate = self.config.gate.model_copy(update={"threshold": config.gate.threshold})
+        self.config = self.config.model_copy(update={"gate": gate})
+        self.get_buffer("policy.threshold").fill_(gate.threshold)
 
     def weight_bytes(self) -> int:
         """Bytes of all that the device must store: parameters and fixed matrices, as float32."""

@@ -7,7 +7,7 @@ from torch import nn
 
 from search.cost import UncountedOperator, cost_of, count_macs
 from search.mac_rules import COUNTED, FREE, einsum_macs
-from sekd.models.base import SpectralEnhancer, State
+from sekd.models.base import NetworkConfig, SpectralEnhancer, State
 
 
 class Apply(nn.Module):
@@ -184,6 +184,8 @@ def test_the_module_is_left_as_it_was():
 
 class Student(SpectralEnhancer):
     """A GRU over frequency bins and a fixed bank, the least that an enhancer can be."""
+
+    config = NetworkConfig()
 
     def __init__(self):
         super().__init__(n_fft=16, hop=8)

@@ -60,6 +60,22 @@ MISTAKES = {
         {"space/deploy.dtype": {"choice": ["fp32"], "free": True}, "enqueue": [{"deploy.dtype": "fp32"}]},
         "enqueue: 'deploy.dtype' is free",
     ),
+    "threshold without gates": (
+        {"space/student.gate.threshold": {"choice": [0.3, 0.5], "free": True}},
+        "a student without gates has no threshold",
+    ),
+    "threshold without a step": (
+        {"base/student": {"gate": {}}, "space/student.gate.threshold": {"float": [0.1, 0.9], "free": True}},
+        "free = true tries every setting: give choice",
+    ),
+    "threshold searched": (
+        {"base/student": {"gate": {}}, "space/student.gate.threshold": {"float": [0.1, 0.9], "step": 0.1}},
+        "'student.gate.threshold' acts after training: it needs free = true",
+    ),
+    "share swept": (
+        {"base/student": {"gate": {}}, "space/student.gate.static_share": {"choice": [0.5], "free": True}},
+        "after training act deploy.\\*, student.gate.threshold",
+    ),
     "base deploy": ({"base/deploy/dtpe": "fp32"}, "'deploy.dtpe'; did you mean 'dtype'"),
     "also on": ({"also_on": "x86-1core"}, "'also_on' = 'x86-1core'"),
     "run": ({"run/worker": 1}, "unknown key 'run.worker'; did you mean 'workers'"),
