@@ -76,6 +76,9 @@ class Domain(Frozen):
         if self.integers is not None:
             step = int(self.step or 1)
             return sorted({low, low + round((middle - low) / step) * step, low + (high - low) // step * step})
+        if self.step:
+            values = self.every()
+            return sorted({values[0], values[len(values) // 2], values[-1]})
         return [low, middle, high]
 
 

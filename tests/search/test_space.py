@@ -180,3 +180,8 @@ def test_corners_touch_every_value():
 def test_nested_and_merged():
     assert nested({"a.b": 1, "a.c.d": 2, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}, "d": 4}) == {"a": {"b": 1, "c": 3}, "d": 4}
+
+
+def test_a_float_with_steps_is_spanned_by_its_own_values():
+    assert Domain(float=(0.2, 0.8), step=0.2).some() == [0.2, 0.6, 0.8]
+    assert Domain(float=(0.1, 0.75), step=0.3).some() == [0.1, 0.4, 0.7]
