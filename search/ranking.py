@@ -71,7 +71,7 @@ def share_latency(trial: TrialRecord, store: Store, device: str) -> None:
     news: dict[tuple[int, str | None], dict[str, Any]] = {}
     for student in flat(store.records()) if had else []:
         known = student.latency.get(device, {})
-        better = had.get(known.get("network"))
+        better = had.get(known.get("network") or "")
         if better is not None and is_better(better, known):
             shared = with_expectation(better, student.cost)
             news[student.number, student.variant_id if student.variant else None] = shared
