@@ -136,7 +136,7 @@ def _candidate(
     source, model = results.folder / "trials" / str(record.number), model_file(results.folder, record)
     if not model.exists():
         raise InputError(f"{model.parent}: the trained student's files are gone")
-    name = "-".join([str(record.number), *_words(record.variant), results.device])
+    name = _name(results, record)
     if train_steps is None:
         return Candidate(record, source, model, name)
     source, record = train_on(results, record, source, train_steps, limits)
@@ -148,8 +148,12 @@ def _candidate(
 
 def _edited(results: Results, found: Candidate, threshold: float) -> Candidate:
     record, model = rethresholded(results, found.record, found.source, found.model, threshold)
-    name = f"{found.name}-threshold-{threshold:g}"
+    name = found.name.replace(_name(results, found.record), _name(results, record))
     return Candidate(record, found.source, model, name, found.record)
+
+
+def _name(results: Results, record: TrialRecord) -> str:
+    return "-".join([str(record.number), *_words(record.variant), results.device])
 
 
 def _certifier(results: Results) -> DeviceProfile | None:

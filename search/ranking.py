@@ -62,15 +62,16 @@ def enters_front(
 
 def share_latency(trial: TrialRecord, store: Store, device: str) -> None:
     """Gives what was last had of a network to all students that are that network and have less."""
-    had = {
-        latency["network"]: latency
-        for student in flat([trial])
-        if (latency := student.latency.get(device, {})).get("network") is not None
-    }
+    had: dict[str, dict[str, Any]] = {}  # the best of each: variants may be one network, and not all of them ranked
+    for student in flat([trial]):
+        latency = student.latency.get(device, {})
+        network = latency.get("network")
+        if network is not None and (network not in had or is_better(latency, had[network])):
+            had[network] = latency
     news: dict[tuple[int, str | None], dict[str, Any]] = {}
     for student in flat(store.records()) if had else []:
         known = student.latency.get(device, {})
-        better = had.get(known.get("network"))
+        better = had.get(known.get("network") or "")
         if better is not None and is_better(better, known):
             shared = with_expectation(better, student.cost)
             news[student.number, student.variant_id if student.variant else None] = shared
