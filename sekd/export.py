@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import onnx
 from torch import Tensor, nn
 
-from sekd.agreement import export_error
 from sekd.branch_export import traced_with_branches
+from sekd.export_check import export_error
 from sekd.hops import INPUT_NAMES
 from sekd.models.base import SAMPLE_RATE, STATE_NAMES, Contract, Enhancer, State, require_causal
 from sekd.models.policy import policy_of

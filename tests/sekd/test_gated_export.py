@@ -18,11 +18,11 @@ from tiny_models import gain_onnx, noise, speech_like
 
 from search.cost import count_macs
 from search.graphs.graph import graph_facts
-from sekd.agreement import decided, export_error, forced
 from sekd.deployment import DeployConfig
 from sekd.enhance import enhance_file
 from sekd.errors import InputError
 from sekd.export import Export, describe, export_onnx
+from sekd.export_check import decided, export_error, forced
 from sekd.models import CruseConfig, Enhancer
 from sekd.models.base import STATE_NAMES, State
 from sekd.models.gates import GateConfig
