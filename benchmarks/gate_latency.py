@@ -58,10 +58,9 @@ def main() -> None:
     row(*["---"] * 8)
     for key, form in forms.items():
         twin, opened, shut = (medians[name] for name in (key.split(",")[0], f"{key} open", f"{key} shut"))
-        row(
-            key, f"{form.open_macs / 1000:.0f} / {form.shut_macs / 1000:.0f}", f"{form.open_nodes} / {form.shut_nodes}",
-            f"{twin:.3f}", f"{opened:.3f}", f"{shut:.3f}", f"{shut / opened:.2f}", f"{(twin - shut) / (opened - shut):.0%}",
-        )  # fmt: skip
+        counted = f"{form.open_macs / 1000:.0f} / {form.shut_macs / 1000:.0f}", f"{form.open_nodes} / {form.shut_nodes}"
+        pays = (twin - shut) / (opened - shut)
+        row(key, *counted, f"{twin:.3f}", f"{opened:.3f}", f"{shut:.3f}", f"{shut / opened:.2f}", f"{pays:.0%}")
 
 
 def network(config: NetworkConfig) -> Enhancer:

@@ -9,14 +9,15 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from sekd.models.base import SAMPLE_RATE, Block, NetworkConfig, SpectralEnhancer, State
+from sekd.models.base import SAMPLE_RATE, Block, NetworkConfig, State
 from sekd.models.branches import Run, branched
-from sekd.models.context import last_frame
-from sekd.models.gates import Gate, Gates, masked, static_width, widened
+from sekd.models.context import unpacked
+from sekd.models.gates import Gate, Gates, masked, static_width
 from sekd.models.grouped_gru import GroupedGru
 from sekd.models.mel import band_gains, mel_matrix
 from sekd.models.norm import MIN_HORIZON, SlimNorm, advance
 from sekd.models.policy import Policy
+from sekd.models.slim_enhancer import SlimEnhancer
 from sekd.models.slimmable import SlimConv, SlimConvTranspose
 
 MULTIPLIERS = (1, 2, 4, 4)
@@ -102,7 +103,7 @@ class CruseConfig(NetworkConfig):
         return round(self.norm_horizon_s * SAMPLE_RATE / self.hop)
 
 
-class Cruse(SpectralEnhancer):
+class Cruse(SlimEnhancer):
     """A mask on mel bands, applied to the noisy spectrum; tensors inside are ``(batch, channel, frame, freq)``."""
 
     config: CruseConfig
@@ -179,7 +180,7 @@ class Cruse(SpectralEnhancer):
 
         ``gates`` is one for all blocks, ``(batch, 1, frame, 1)``, or one for each: ``(batch, gate, frame, 1)``, a list.
         """
-        past = self._unpack_context(context)
+        past = unpacked(context, self._context)
         count, *numbers = statistics[:, :, None, None].split(1, dim=1)
         memories = [[numbers.pop(0) for _ in range(norm.memory)] for norm in self._norms]
         if self.policy is not None and self.thin:
@@ -215,14 +216,6 @@ class Cruse(SpectralEnhancer):
             hidden,
         )
 
-    def _block(self, place: int, run: Run, gates: Gates, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """One block under the gate of all, or under its own."""
-        if isinstance(gates, list):
-            return run(gates[place], *inputs)
-        if self.thin or isinstance(gates, bool):
-            return run(gates, *inputs)
-        return branched(run, gates[:, place : place + 1], *inputs)
-
     def _encode(self, k: int) -> Run:
         width, static = self.config.widths[k], self.config.static_widths[k]
 
@@ -247,17 +240,6 @@ class Cruse(SpectralEnhancer):
             return self._whole(self.activation(x), width), *after
 
         return run
-
-    def _whole(self, x: Tensor, width: int) -> Tensor:
-        """What rests is zero to other blocks whose gates are their own; under one gate it is not there."""
-        return x if self.thin else widened(x, width)
-
-    def _to_keep(self, x: Tensor, place: int) -> Tensor:
-        return widened(last_frame(x), self._context[place][0])
-
-    def _unpack_context(self, cache: Tensor) -> list[Tensor]:
-        parts = cache.split([c * f for c, f in self._context], dim=1)
-        return [part.reshape(-1, c, 1, f) for part, (c, f) in zip(parts, self._context, strict=True)]
 
     def _features(self, spectrum: Tensor) -> Tensor:
         """Mel bands of the magnitude to the power 0.3, ``(batch, 1, frame, band)``."""

@@ -5,23 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sekd.models.base import SpectralEnhancer, State
+from sekd.models.base import State
 from sekd.models.branches import Run, branched
 from sekd.models.complex_mask import bounded
 from sekd.models.complex_mask import masked as times
-from sekd.models.context import last_frame, unpacked
+from sekd.models.context import unpacked
 from sekd.models.ftf_blocks import Stage, stage
 from sekd.models.ftf_config import FtfConfig
-from sekd.models.gates import Gate, Gates, masked, widened
+from sekd.models.gates import Gate, Gates, masked
 from sekd.models.norm import advance
 from sekd.models.policy import Policy
+from sekd.models.slim_enhancer import SlimEnhancer
 from sekd.models.slimmable import SlimConv, SlimConvTranspose
 
 COMPRESSION = 0.3
 SMALLEST = 1e-12  # added to powers: that of an empty bin is raised to a negative one
 
 
-class Ftf(SpectralEnhancer):
+class Ftf(SlimEnhancer):
     """A complex mask of at most 1 on the compressed spectrum; tensors inside are ``(batch, channel, frame, freq)``."""
 
     config: FtfConfig
@@ -124,14 +125,6 @@ class Ftf(SpectralEnhancer):
         mask = self.tap(bounded(self.decoder[-1](x, past[-1], shared)))
         return mask, torch.cat([frame.flatten(1) for frame in kept], dim=1), *after
 
-    def _block(self, place: int, run: Run, gates: Gates, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """One block under the gate of all, or under its own."""
-        if isinstance(gates, list):
-            return run(gates[place], *inputs)
-        if self.thin or isinstance(gates, bool):
-            return run(gates, *inputs)
-        return branched(run, gates[:, place : place + 1], *inputs)
-
     def _conv(self, place: int) -> Run:
         """An encoder block, or after all of them a decoder block."""
         layer = [*self.encoder, *self.decoder][place]
@@ -149,13 +142,6 @@ class Ftf(SpectralEnhancer):
             return self._whole(x, self.config.widths[-1]), *after
 
         return run
-
-    def _whole(self, x: Tensor, width: int) -> Tensor:
-        """What rests is zero to other blocks whose gates are their own; under one gate it is not there."""
-        return x if self.thin else widened(x, width)
-
-    def _to_keep(self, x: Tensor, place: int) -> Tensor:
-        return widened(last_frame(x), self._context[place][0])
 
     def _remembered(self, state: State) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
         """How many frames came before (batch, 1), the memories of all layers, and both of the policy."""
