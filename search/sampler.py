@@ -127,7 +127,10 @@ def _stored(domain: Domain, value: Any) -> Any:
 
 
 def _plain(domain: Domain, stored: Any) -> Any:
-    return stored if _scalar(domain) else (domain.choice or ())[stored]
+    if not _scalar(domain):
+        return (domain.choice or ())[stored]
+    # Optuna's third step of 0.2 is 0.6000000000000001: another trial than 0.6, trained again.
+    return round(stored, 12) if domain.step and isinstance(stored, float) else stored
 
 
 def stored(settings: Mapping[str, Any], study: StudyDefinition) -> dict[str, Any]:

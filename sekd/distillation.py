@@ -18,6 +18,7 @@ from sekd.config import Frozen, content_hash, parse, read_toml
 from sekd.data import DataConfig, Mixer
 from sekd.deployment import DeployConfig
 from sekd.errors import InputError
+from sekd.gate_spread import spread
 from sekd.models import CruseConfig, Enhancer, StudentConfig, build
 from sekd.models.blocks import incomparable
 from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, calibration_audio, live_features
@@ -255,6 +256,7 @@ def _train(config: DistillConfig, source: Callable[[int], Batch], folder: Path |
     if folder is not None:
         run = run._replace(checkpoint=folder / "checkpoint.pt")
     trainer.run(source, run)
+    spread(model, source, run.torch_device)
     if run.checkpoint is not None:
         # The finished weights are about to be written; the optimiser's state is no longer worth its disk.
         save_model(model, run.checkpoint.with_name("model.safetensors"))

@@ -68,3 +68,12 @@ def test_trials_taken_over_are_asked_as_those_added(tmp_path, sampler):
         assert [t.params for t in taken.trials] == [t.params for t in added.trials]
         assert propose(taken, study) == propose(added, study)
         assert len(trials) == 25
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_proposed_step_is_the_value_that_a_user_would_write(tmp_path, sampler):
+    space = {"train.weight_decay": {"float": [0.2, 0.8], "step": 0.2}}
+    space["distill.schedule.kind"] = {"choice": ["supervised", "one_step"]}
+    study = definition(tmp_path, {"search": {"sampler": sampler}, "space": space})
+    proposed = {propose(twin_of(study, n, []), study)["train.weight_decay"] for n in range(30)}
+    assert proposed == {0.2, 0.4, 0.6, 0.8}

@@ -15,6 +15,7 @@ from sekd.checkpoint import hash_of_weights
 from sekd.config import parse
 from sekd.distillation import DistillConfig, batches, distill
 from sekd.errors import InputError
+from sekd.gate_spread import spread
 from sekd.losses import LossConfig
 from sekd.losses.gating import GatingConfig, Ovrl, guided_ratio, ratio_loss
 from sekd.models import CruseConfig, build
@@ -295,3 +296,25 @@ def test_batches_carry_the_ovrl_of_their_rows(corpus, cache, prepared):
     assert batches(configure(corpus), prepared, cache)(2).ovrl is None
     with pytest.raises(InputError, match="was not prepared"):
         batches(gated(corpus), prepared._replace(ovrl=None), cache)
+
+
+def test_a_stretched_policy_decides_as_before_and_thresholds_cut_between_frames():
+    torch.manual_seed(0)
+    network = build(CruseConfig(width=4, gate=GateConfig())).eval()
+    signals = torch.randn(4, 16000) * torch.linspace(0.01, 1, 16000)
+
+    def share(threshold: float) -> float:
+        network.get_buffer("policy.threshold").fill_(threshold)
+        with torch.no_grad(), network.watched() as gates:
+            network(signals)
+        return float(gates[0].mean())
+
+    with torch.no_grad(), network.weighed() as logits:
+        network(signals)
+    network.policy.head.bias[0].data.sub_((logits[0][..., 0] - logits[0][..., 1]).median())  # half of them open
+    before = [share(threshold) for threshold in (0.2, 0.5, 0.8)]
+    spread(network, lambda step: Batch(signals, signals, None))
+    after = [share(threshold) for threshold in (0.2, 0.5, 0.8)]
+    assert before == pytest.approx([1, 0.5, 0], abs=0.02)
+    assert after[1] == before[1]
+    assert 1 > after[0] > 0.6 and 0.4 > after[2] > 0
