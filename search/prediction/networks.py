@@ -49,7 +49,7 @@ _DCCRN = (
 
 
 def spread(count: int) -> list[NetworkConfig]:
-    """The first ``count`` networks, families in turn."""
+    """The first ``count`` networks, families in turn. FTF-Net is not among them: no prediction was held against it."""
     turns = chain.from_iterable(zip_longest(_CRUSE, _CONV_TASNET, _DCCRN))
     return [network for network in turns if network is not None][:count]
 

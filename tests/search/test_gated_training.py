@@ -9,7 +9,7 @@ from test_gates import timed
 from test_swept_training import with_baseline
 
 import search.network_latency
-import sekd.onnx_gates
+import sekd.export_check
 from search.backends.table import TableBackend
 from search.choose import choose
 from search.cli import main
@@ -28,8 +28,6 @@ from sekd.errors import InputError
 from sekd.onnx_gates import threshold_of
 from sekd.preparation import prepare
 
-pytestmark = pytest.mark.skipif(not hasattr(sekd.onnx_gates, "GATE_STATE"), reason="gates are not exported yet")
-
 THRESHOLDS = [0.0, 1.0]
 STUDY = {
     "teacher": None, "trials": 1, "device": "x86-1core", "also_on": ["near.toml"],
@@ -47,12 +45,14 @@ def run(tmp_path_factory):
         patch.setenv("SEKD_HOME", str(home))
         patch.delenv("SEKD_CACHE", raising=False)
         patch.setattr(search.network_latency, "measure", timed)
+        patch.setattr(sekd.export_check, "GATED_STEPS", 100)
         for name in ("near", "far"):
             (home / f"{name}.toml").write_text(f'name = "{name}"\ndescription = "for tests"\nlatency = "local"\n')
         path = write_definition(home, STUDY)
         study = read_study(path)
         folder = home / "runs" / "tiny"
-        prepared = prepare(DataConfig.model_validate(study.data), None, seed=study.seed, cache=home / "cache")
+        data, wanted = DataConfig.model_validate(study.data), {"pool": study.gated, "ovrl": study.reads_ovrl}
+        prepared = prepare(data, None, seed=study.seed, cache=home / "cache", **wanted)
         keep_definition(path, folder)
         with_baseline(study, prepared, folder)
         backend = TableBackend(lambda job: run_trial(job, lambda stage, share: None))

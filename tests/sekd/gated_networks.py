@@ -33,6 +33,18 @@ def assert_policy_is_cheap(config: NetworkConfig) -> None:
 
 
 @torch.no_grad()
+def open_half_the_time(network: SpectralEnhancer, spectrum: torch.Tensor) -> None:
+    """Moves what each gate adds to its logits, so that it is open at half of the frames: as weights are drawn, it may
+    be open at all of them, or at none."""
+    logits = []
+    hook = network.policy.register_forward_hook(lambda module, inputs, out: logits.append(out[0]))
+    network.frames(spectrum, network.initial_state())
+    hook.remove()
+    apart = (logits[0][..., 0] - logits[0][..., 1])[0].median(-1).values
+    network.policy.head.bias.view(-1, 2)[:, 0].sub_(apart)
+
+
+@torch.no_grad()
 def assert_gates_switch(config: NetworkConfig, signal: np.ndarray) -> None:
     """Frame by frame, in the form that the gates of the frame choose, as an exported file runs: equal to all at once
     under masks. Gates held open or shut: equal to masks of ones and zeros."""
@@ -40,11 +52,7 @@ def assert_gates_switch(config: NetworkConfig, signal: np.ndarray) -> None:
     assert isinstance(network, SpectralEnhancer)
     spectrum = network.analyse(torch.from_numpy(signal[:16000])[None])
     tolerance = 1e-4 * float(spectrum.square().mean().sqrt())
-    logits = []
-    network.policy.register_forward_hook(lambda module, inputs, out: logits.append(out[0]))
-    network.frames(spectrum, network.initial_state())
-    apart = (logits[0][..., 0] - logits[0][..., 1]).median(-1).values.flatten()  # each gate switches about as often
-    network.policy.head.bias[: len(apart) * 2].view(-1, 2)[:, 0].sub_(apart)
+    open_half_the_time(network, spectrum)
     with network.watched() as watched:
         whole, _ = network.frames(spectrum, network.initial_state())
     gates = watched[0][0]  # (gate, frame)
@@ -64,4 +72,4 @@ def assert_gates_switch(config: NetworkConfig, signal: np.ndarray) -> None:
             held, held_state = network.frames(spectrum, network.initial_state())
         assert float((held - masked).abs().max()) < tolerance
         assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(held_state, masked_state, strict=True))
-        assert bool((held_state.tra_cache[:, -len(apart) :] == is_open).all())
+        assert bool((held_state.tra_cache[:, -len(gates) :] == is_open).all())

@@ -56,7 +56,7 @@ class TestContract(FamilyContract):
 
 
 class TestGatedContract(FamilyContract):
-    longest = 100
+    longest = 30
 
     @pytest.fixture(scope="class", params=GATED)
     @classmethod

@@ -59,7 +59,7 @@ def network_macs(config: FtfConfig) -> Counter[str]:
 
 
 class TestContract(FamilyContract):
-    longest = 40
+    longest = 20
 
     @pytest.fixture(scope="class", params=CONFIGS)
     @classmethod

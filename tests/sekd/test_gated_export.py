@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from family_contract import rms, steps_of, untrained
+from gated_networks import open_half_the_time
 from test_export import after_its_reflection, run_in_sherpa
 from tiny_models import gain_onnx, noise, speech_like
 
@@ -41,7 +42,13 @@ def config_of(scope: str) -> CruseConfig:
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, Enhancer]:
-    return {scope: untrained(config_of(scope)) for scope in SCOPES}
+    """Whose gates switch in the stream of an ``export_error``, noise of levels like these."""
+    torch.manual_seed(0)
+    levels = 10 ** (-2 * torch.sin(torch.linspace(0, 6, 200)).square())
+    found = {scope: untrained(config_of(scope)) for scope in SCOPES}
+    for network in found.values():
+        open_half_the_time(network, levels[:, None] * torch.randn(1, network.n_fft // 2 + 1, 200, 2))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +74,9 @@ def gates_in(export: Export) -> int:
 def test_one_choice_for_all_or_one_for_each(exports):
     assert len(exports["frame"].branches) == 1
     assert len(exports["module"].branches) == 8  # encoder blocks, the GRU, decoder blocks but the last
-    for export in exports.values():
-        assert all(opened > shut for opened, shut in export.branches)
+    for export in exports.values():  # at rest, a GRU of groups has other nodes in the place of those that it saves
+        assert all(opened >= shut for opened, shut in export.branches)
+        assert sum(opened for opened, _ in export.branches) > sum(shut for _, shut in export.branches)
 
 
 def test_the_file_keeps_to_the_contract_and_says_what_it_has(network, export):
@@ -93,8 +101,8 @@ def test_weights_are_stored_once(network, export):
     model = onnx.load(export.path)
     assert network.weight_bytes() <= export.weight_bytes < 1.02 * network.weight_bytes()
     arrays = [onnx.numpy_helper.to_array(tensor) for tensor in stored(model.graph)]
-    contents = Counter((array.shape, array.tobytes()) for array in arrays if array.nbytes > 256)
-    assert max(contents.values()) == 1
+    weights = Counter((array.shape, array.tobytes()) for array in arrays if array.dtype.kind == "f" and array.size > 64)
+    assert len(weights) > 20 and max(weights.values()) == 1
     inside = [tensor for node in ifs(model.graph) for branch in branches(node) for tensor in branch.initializer]
     assert {tensor.data_type for tensor in inside} <= {onnx.TensorProto.INT64}  # shapes and axes
 
@@ -133,7 +141,7 @@ def test_equal_to_torch_while_gates_switch(network, export):
 
 def test_the_file_decides_as_torch_does(network, export):
     found = decided(network, export.path, steps=200)
-    assert found.error < 1e-4 and found.misjudged == 0 and found.switches > 0
+    assert found.error < 1e-4 and found.misjudged == 0 and found.switches >= gates_in(export)
 
 
 def test_a_file_of_another_policy_is_noticed(networks, exports, tmp_path):
