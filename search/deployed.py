@@ -135,7 +135,9 @@ def _written(
     """The file, and what it costs; one in float equals torch, one in integers is judged by its scores alone."""
     with lock.step():
         export = write_deployed(student.model, config.deploy, path, student.audio(config))
-        error = export_error(student.model, path) if config.deploy.dtype == "fp32" else 0.0
+        # Gates drawn by lot say the same at every threshold: once, at the setting that was measured before training.
+        by_lot = facts is not None
+        error = export_error(student.model, path, by_lot=by_lot) if config.deploy.dtype == "fp32" else 0.0
         # Again of this file: training may tell weights apart that were equal before, and stored once.
         cost = as_exported(facts.cost if facts else cost_of(student.model), export, config.deploy)
     if error > TOLERANCE:

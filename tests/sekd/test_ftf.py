@@ -61,7 +61,10 @@ def network_macs(config: FtfConfig) -> Counter[str]:
 class TestContract(FamilyContract):
     longest = 20
 
-    @pytest.fixture(scope="class", params=CONFIGS)
+    @pytest.fixture(
+        scope="class",
+        params=[pytest.param(name, marks=[pytest.mark.slow] if name == "gated ftf" else []) for name in CONFIGS],
+    )
     @classmethod
     def config(cls, request):
         return CONFIGS[request.param]
