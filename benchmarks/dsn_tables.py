@@ -18,7 +18,7 @@ from sekd.cache import write_json
 from sekd.metrics import METRICS as KNOWN
 
 HEADINGS = ("PESQ", "ESTOI", "SI-SDR, dB")
-GATED = ("gated, DNSMOS-guided", "gated, constant ratio")
+GATED = ("gated, DNSMOS-guided", "gated, DNSMOS-guided, ratio x 4", "gated, constant ratio")
 
 
 def main() -> None:
