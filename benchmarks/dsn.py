@@ -67,8 +67,8 @@ class Condition(NamedTuple):
 
 def conditions(out: Path) -> Iterator[Condition]:
     """In an order in which each knows what it needs of those before."""
-    yield Condition("gated, DNSMOS-guided", GATED, {"gate": {"target": TARGET, "guidance": "dnsmos"}})
-    yield Condition("gated, constant ratio", GATED, {"gate": {"target": TARGET, "guidance": "constant"}})
+    yield Condition("gated, DNSMOS-guided", GATED, {"gate": {"target": TARGET, "guidance": "dnsmos", "weight": 1.0}})
+    yield Condition("gated, constant ratio", GATED, {"gate": {"target": TARGET, "guidance": "constant", "weight": 1.0}})
     guided = {
         "target": TARGET,
         "guidance": "dnsmos",
