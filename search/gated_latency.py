@@ -1,6 +1,6 @@
 """Latency of a network with gates: of its worst frame and of its cheapest, and what is to be expected between them.
 
-No network with gates is timed as it is: whether they open depends on what it hears, and a device is fed clips of its own.
+No network with gates is timed as it is: whether they open depends on what it hears, and a device hears clips of its own.
 """
 
 from __future__ import annotations
