@@ -1,6 +1,6 @@
 """Latency of a network with gates: of its worst frame and of its cheapest, and what is to be expected between them.
 
-No network with gates is timed as it is: whether they open depends on what it hears, and a device hears clips of its own.
+It is never timed as it is: whether gates open depends on what they hear, and a device hears clips of its own.
 """
 
 from __future__ import annotations
