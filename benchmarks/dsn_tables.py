@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.dsn import TARGET, WIDTH, folder_of, parse_options, prepared_for
@@ -31,7 +32,12 @@ def main() -> None:
         print(f"\n{part} pairs: mean (standard deviation over seeds)\n")
         quality(found, equals, part)
     print(f"\nloads: target {TARGET}\n")
-    load_table(found, ovrl_of(data.scored | data.heard, out / "ovrl.json"))
+    ovrl = ovrl_of(data.scored | data.heard, out / "ovrl.json")
+    load_table(found, ovrl)
+    assert data.prepared.ovrl is not None
+    pool = np.load(data.prepared.ovrl / "ovrl.npy")
+    asked = {part: f"{wanted(np.array(list(ovrl[part].values())), pool):.3f}" for part in ("valid", "test")}
+    print(f"\nwhat guidance asks for, by the OVRL of the clips: {asked}")
     print(f"\nequal cost: {json.dumps(equals, indent=1)}")
 
 
@@ -113,6 +119,15 @@ def load_table(found: dict[str, list[dict[str, Any]]], ovrl: dict[str, dict[str,
         shown = [spread([mean(one[part].values()) for one in loads]) for part in sets]
         ranks = [spread([rank(one[part], ovrl[part]) for one in loads]) for part in ("valid", "test")]
         row(name, *shown, *ranks)
+
+
+def wanted(ovrl: np.ndarray, pool: np.ndarray) -> float:
+    """Mean ratio that clips with ``ovrl`` want, rescaled by what brings the whole pool to the target."""
+    low, high = np.percentile(pool, [5, 95])
+    raw, mean_of_pool = (
+        np.clip(0.1 + 0.8 * (high - values) / (high - low), 0.1, 0.9).mean() for values in (ovrl, pool)
+    )
+    return float(raw * TARGET / mean_of_pool)  # the pool's mean is above the target: distances to 0 shrink
 
 
 def rank(load: dict[str, float], ovrl: dict[str, float]) -> float:

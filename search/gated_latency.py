@@ -14,8 +14,6 @@ from search.graphs.graph import graph_facts
 from search.latency import Latency, Shut
 from search.record import Cost
 
-ALWAYS, NEVER = 0.0, 2.0  # thresholds that every probability reaches, and that none does
-
 Had = Callable[[Path, str], Latency]  # (file, what to add to its name) to how long it takes
 
 
@@ -25,7 +23,7 @@ def of_each_frame(model: Path, had: Had, *, predicted: bool = False) -> Latency:
     Both are the very graph that was given, with another threshold, so that the branching is timed too; a prediction is
     a sum over the nodes that run, and takes the branches apart.
     """
-    from sekd.onnx_gates import one_branch, threshold_of, with_threshold  # late: it brings onnx
+    from sekd.onnx_gates import ALWAYS_OPEN, ALWAYS_SHUT, one_branch, threshold_of, with_threshold  # late: brings onnx
 
     if threshold_of(model) is None:
         return had(model, "")
@@ -35,8 +33,8 @@ def of_each_frame(model: Path, had: Had, *, predicted: bool = False) -> Latency:
             one_branch(model, opened, True)
             one_branch(model, shut, False)
         else:
-            with_threshold(model, opened, ALWAYS)
-            with_threshold(model, shut, NEVER)
+            with_threshold(model, opened, ALWAYS_OPEN)
+            with_threshold(model, shut, ALWAYS_SHUT)
         return _with_shut(had(opened, "-open"), had(shut, "-shut"))
 
 
