@@ -19,6 +19,7 @@ from sekd.data import DataConfig, Mixer
 from sekd.deployment import DeployConfig
 from sekd.errors import InputError
 from sekd.gate_spread import spread
+from sekd.generative.learning import Walk
 from sekd.models import CruseConfig, Enhancer, StudentConfig, build
 from sekd.models.blocks import incomparable
 from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, calibration_audio, live_features
@@ -34,7 +35,8 @@ from sekd.preparation import (
     resolve,
     with_corpus,
 )
-from sekd.schedule import DistillSection, with_gates
+from sekd.path_learning import check_path, mean_decay, walk_of
+from sekd.schedule import WITHOUT_TEACHER, DistillSection, with_gates
 from sekd.teacher import OwnTeacher, open_teacher
 from sekd.train import Batch, Phase, Run, TrainConfig, Trainer
 
@@ -56,7 +58,7 @@ class DistillConfig(Frozen):
 
     @model_validator(mode="after")
     def _teacher_where_needed(self) -> DistillConfig:
-        if self.teacher is None and self.distill.schedule.kind != "supervised":
+        if self.teacher is None and self.distill.schedule.kind not in WITHOUT_TEACHER:
             raise ValueError(f"distill.schedule.kind = {self.distill.schedule.kind!r} needs a [teacher]")
         return self
 
@@ -81,6 +83,11 @@ class DistillConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _on_a_path_where_it_belongs(self) -> DistillConfig:
+        check_path(self.student, self.distill, self.teacher)
+        return self
+
+    @model_validator(mode="after")
     def _gates_to_train(self) -> DistillConfig:
         if self.student.gate is None and self.distill.gate is not None:
             raise ValueError("distill.gate says how gates are trained, and the student has none: add [student.gate]")
@@ -89,6 +96,11 @@ class DistillConfig(Frozen):
                 "distill.gate.guidance = 'dnsmos' compares the clips of a batch: train.batch = 1 is too few"
             )
         return self
+
+    @property
+    def teacherless(self) -> bool:
+        """Whether the schedule hears no teacher."""
+        return self.distill.schedule.kind in WITHOUT_TEACHER
 
     @property
     def gated(self) -> bool:
@@ -102,20 +114,35 @@ class DistillConfig(Frozen):
 
     def phases(self, steps: int) -> list[Phase]:
         """The schedule over ``steps``, with the gates' own phases where the student has gates."""
+        if self.student.objective is not None:
+            return [Phase(steps, self.student.objective)]
         phases = self.distill.phases(steps)
         return with_gates(phases, self.distill.gating) if self.gated else phases
 
+    @property
+    def training(self) -> TrainConfig:
+        """``train``, with the running mean that a consistency function is compared with."""
+        if not self.distill.on_path or self.train.ema is not None:
+            return self.train
+        return self.train.model_copy(update={"ema": mean_decay(self.train.steps)})
+
     def identity(self, hashes: Hashes) -> str:
         """Equal for equal results: settings, seed and core version, recordings and teacher by content."""
-        settings = self.model_dump(mode="json", include={"seed", "distill", "train"})
+        settings = self.model_dump(mode="json", include={"seed", "distill"})
+        settings["train"] = self.training.what_matters
         settings["student"] = self.student.trained_part
         del settings["distill"]["gate"]
         if self.gated:
             settings["gating"] = self.distill.gating.what_matters
-        if self.distill.schedule.kind == "supervised":
+        consistency = settings["distill"].pop("consistency")
+        if self.teacherless:
             # No teacher is heard, so nothing that concerns one can matter.
             settings["distill"] = {k: settings["distill"][k] for k in ("supervised", "loss_level")}
             hashes = hashes.model_copy(update={"teacher": None})
+        if self.distill.on_path:
+            read = consistency.keys() - ({"solver", "randomised"} if self.teacherless else set())
+            settings["distill"] = {"kind": self.distill.schedule.kind, "loss_level": self.distill.loss_level}
+            settings["distill"] |= {key: consistency[key] for key in sorted(read)}
         elif self.distill.schedule.kind == "two_step":
             del settings["distill"]["schedule"]["kd_weight"]  # nothing is mixed
         if self.distill.reads_features and self.teacher is not None:
@@ -177,6 +204,7 @@ def distill(
             cache=cache,
             expect=config.expect,
             features=config.distill.reads_features,
+            outputs=config.distill.reads_outputs,
             pool=config.gated,
             ovrl=config.reads_ovrl,
             say=say,
@@ -194,7 +222,7 @@ def distill(
         model = load_model(weights)
         model.take_knobs(config.student)  # it may have been trained for another setting of them
     else:
-        model = _train(config, batches(config, prepared, cache), folder, run)
+        model = _train(config, prepared, batches(config, prepared, cache), folder, run)
         if weights is not None:
             save_model(model, weights)
     return Student(model.eval(), config, prepared, time.monotonic() - started, environment())
@@ -249,10 +277,13 @@ def _features(config: DistillConfig, prepared: Prepared) -> Features:
     return live_features(prepared.pool, teacher.model)
 
 
-def _train(config: DistillConfig, source: Callable[[int], Batch], folder: Path | None, run: Run) -> Enhancer:
+def _train(
+    config: DistillConfig, prepared: Prepared, source: Callable[[int], Batch], folder: Path | None, run: Run
+) -> Enhancer:
     torch.manual_seed(config.seed)
     model = build(config.student).to(run.torch_device)
-    trainer = Trainer(model, config.phases(config.train.steps), config.train, config.distill.loss)
+    walk: Walk | None = walk_of(model, config.distill, prepared.teacher, run.torch_device)
+    trainer = Trainer(model, config.phases(config.train.steps), config.training, config.distill.loss, walk)
     if folder is not None:
         run = run._replace(checkpoint=folder / "checkpoint.pt")
     trainer.run(source, run)

@@ -14,13 +14,13 @@ from pydantic import Field, field_validator, model_validator
 
 from sekd.audio import write_audio
 from sekd.cache import build_once, write_json
-from sekd.checkpoint import save_model
+from sekd.checkpoint import load_model, save_model
 from sekd.config import Frozen, content_hash, expand_path
 from sekd.data import DEMO, DataConfig, Mixer, Recipe, TrainRecipe, ValidRecipe, recipe_hash
 from sekd.dnsmos import model_file
 from sekd.errors import InputError
 from sekd.losses import LossConfig
-from sekd.models import StudentConfig, build
+from sekd.models import Diffusion, StudentConfig, build
 from sekd.pool import LiveBatches, activations_bytes, rows_of, write_activations, write_outputs, write_ovrl, write_pool
 from sekd.teacher import OwnTeacher, Teacher, open_teacher
 from sekd.teacher_source import StftConfig, TeacherSource, absolute_reference, split_reference
@@ -137,6 +137,7 @@ def prepare(
     cache: Path,
     expect: Hashes | None = None,
     features: bool = False,
+    outputs: bool = True,
     pool: bool = False,
     ovrl: bool = False,
     say: Callable[[str], None] | None = None,
@@ -146,6 +147,7 @@ def prepare(
     """Builds, or finds in ``cache``, all that the trials of one study share; ``features``: a term reads them.
 
     Args:
+        outputs: a term follows what the teacher makes of the training audio.
         pool: students train from a pool even without a teacher, as those with gates do.
         ovrl: the gates of students are guided by DNSMOS, which brings a pool too.
         turn: lets whoever wants the processor for himself have it between any two small parts of the work.
@@ -196,11 +198,13 @@ def prepare(
     opened = given or open_teacher(source)
     check_expected(expect, teacher=opened.identity)
 
-    def outputs(folder: Path) -> None:
+    def run_teacher(folder: Path) -> None:
         with report.task("running the teacher once over the training audio") as tell:
             write_outputs(folder, pool_folder, opened.enhance, tell)
 
-    made = build_once(cache / f"outputs-{content_hash([pool_hash, opened.identity, CORE_VERSION])}", outputs)
+    made = None
+    if outputs:
+        made = build_once(cache / f"outputs-{content_hash([pool_hash, opened.identity, CORE_VERSION])}", run_teacher)
     hashes = hashes.model_copy(update={"teacher": opened.identity})
     kept = None
     if features and teacher.features == "cached":
@@ -300,13 +304,16 @@ def _trained_teacher(
     """The network that the study gives, trained here, supervised."""
     network = config.network
     assert network is not None
-    settings = config.model_dump(mode="json", include={"model", "network", "train", "supervised"})
+    settings = config.model_dump(mode="json", include={"model", "supervised"})
+    settings |= {"network": network.trained_part, "train": config.train.what_matters}
     made_of = [settings, recipe_hash(recipe, seed), seed, CORE_VERSION]
 
     def train(folder: Path) -> None:
         torch.manual_seed(seed)
         model = build(network)
-        trainer = Trainer(model, [Phase(config.train.steps, config.supervised)], config.train, LossConfig())
+        weights = network.objective or config.supervised
+        walk = model.walk() if isinstance(model, Diffusion) else None
+        trainer = Trainer(model, [Phase(config.train.steps, weights)], config.train, LossConfig(), walk)
         with report.task(f"training the teacher ({config.train.steps} steps)") as tell, one_thread():
 
             def told(progress: Progress) -> None:
@@ -317,8 +324,17 @@ def _trained_teacher(
         save_model(model, folder / "model.safetensors")
         write_json(folder / "made_of.json", made_of)
 
-    made = build_once(cache / f"teacher-{content_hash(made_of)}", train)
-    return TeacherSource(model=str(made / "model.safetensors"))
+    trained = build_once(cache / f"teacher-{content_hash(made_of)}", train) / "model.safetensors"
+    if not network.knobs:
+        return TeacherSource(model=str(trained))
+
+    def set_knobs(folder: Path) -> None:
+        model = load_model(trained)
+        model.take_knobs(network)
+        save_model(model, folder / "model.safetensors")
+
+    key = content_hash([made_of, network.model_dump(mode="json")])
+    return TeacherSource(model=str(build_once(cache / f"teacher-{key}", set_knobs) / "model.safetensors"))
 
 
 @contextmanager

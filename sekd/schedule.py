@@ -9,13 +9,19 @@ from pydantic import Field, field_validator, model_validator
 from sekd.config import Frozen
 from sekd.errors import nearest
 from sekd.gate_course import courses
+from sekd.generative.learning import ConsistencyConfig
 from sekd.losses import TERMS, DispatchConfig, GramConfig, LossConfig, reads_features
 from sekd.losses.gating import GATE_TERM, GatingConfig
 from sekd.losses.gram import FLOW_KINDS
 from sekd.losses.signals import Level
 from sekd.train import Phase
 
-ScheduleKind = Literal["supervised", "one_step", "two_step", "two_step_kept"]
+ScheduleKind = Literal[
+    "supervised", "one_step", "two_step", "two_step_kept", "consistency", "consistency_training"
+]  # fmt: skip
+ON_PATH = ("consistency", "consistency_training")  # of students that are consistency functions, and of no others
+WITHOUT_TEACHER = ("supervised", "consistency_training")
+WITHOUT_OUTPUTS = ("supervised", *ON_PATH)  # nothing follows what a teacher makes of the training audio
 
 
 class ScheduleConfig(Frozen):
@@ -23,6 +29,8 @@ class ScheduleConfig(Frozen):
 
     ``supervised``: never. ``one_step``: always, beside the clean signal. ``two_step``: the teacher alone for
     ``kd_only_fraction`` of the steps, then the clean signal alone. ``two_step_kept``: then both.
+    ``consistency``: a diffusion teacher leads along its path; ``consistency_training``: the path itself does
+    (Xu et al. 2025, ROSE-CD).
     """
 
     kind: ScheduleKind = "one_step"
@@ -48,6 +56,7 @@ class DistillSection(Frozen):
     gram: GramConfig = GramConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     loss_level: Level = "mixture"
+    consistency: ConsistencyConfig = ConsistencyConfig()
     gate: GatingConfig | None = None  # how the gates of a slimmable student are trained; None: as the defaults say
 
     @field_validator("supervised")
@@ -76,7 +85,17 @@ class DistillSection(Frozen):
     @property
     def reads_features(self) -> bool:
         """Whether a term of the schedule compares what happens inside student and teacher."""
-        return self.schedule.kind != "supervised" and reads_features(self.taught)
+        return self.reads_outputs and reads_features(self.taught)
+
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether the schedule follows what the teacher makes of the training audio."""
+        return self.schedule.kind not in WITHOUT_OUTPUTS
+
+    @property
+    def on_path(self) -> bool:
+        """Whether the student learns to be a consistency function."""
+        return self.schedule.kind in ON_PATH
 
     @property
     def loss(self) -> LossConfig:
@@ -89,6 +108,8 @@ class DistillSection(Frozen):
     def phases(self, steps: int) -> list[Phase]:
         """The schedule as phases of weighted terms; their steps sum to ``steps``."""
         schedule = self.schedule
+        if self.on_path:
+            return [Phase(count, terms) for count, terms in self.consistency.phases(steps)]
         taught = self.taught
         mixed = {name: (1 - schedule.kd_weight) * weight for name, weight in self.supervised.items()}
         mixed |= {name: schedule.kd_weight * weight for name, weight in taught.items()}

@@ -17,7 +17,8 @@ from torch import Tensor
 from sekd.config import Frozen
 from sekd.errors import InputError
 from sekd.gate_course import Course, decided
-from sekd.losses import TERMS, LossConfig, reads_features
+from sekd.generative.learning import Walk
+from sekd.losses import TERMS, LossConfig, reads_features, reads_output, reads_path
 from sekd.losses.gating import Ovrl
 from sekd.losses.signals import Signals
 from sekd.memory import keep_freed_memory
@@ -36,6 +37,13 @@ class TrainConfig(Frozen):
     clip_norm: float = Field(5.0, gt=0)
     warmup: float = Field(0.05, ge=0, le=1)  # share of the steps
     ema: float | None = Field(None, ge=0, lt=1)  # decay of a running mean of the weights, which is then what is kept
+
+    @property
+    def what_matters(self) -> dict[str, Any]:
+        """As JSON, for identities: the same settings give the same training."""
+        document = self.model_dump(mode="json")
+        # The mean begins at the first weights; before it did, trainings with one came out otherwise.
+        return document if self.ema is None else document | {"ema_from": "first weights"}
 
 
 class Phase(NamedTuple):
@@ -82,15 +90,27 @@ class Run(NamedTuple):
 
 
 class Trainer:
-    """Weights, optimiser, position and random state of one training; ``run`` takes it to the end."""
+    """Weights, optimiser, position and random state of one training; ``run`` takes it to the end.
 
-    def __init__(self, model: Enhancer, phases: list[Phase], config: TrainConfig, loss: LossConfig) -> None:
-        self.model, self.phases, self.config, self.loss = model, phases, config, loss
+    ``walk``: how a network on a path is placed there, in phases whose terms ask for it.
+    """
+
+    def __init__(
+        self,
+        model: Enhancer,
+        phases: list[Phase],
+        config: TrainConfig,
+        loss: LossConfig,
+        walk: Walk | None = None,
+    ) -> None:
+        self.model, self.phases, self.config, self.loss, self.walk = model, phases, config, loss, walk
         self.steps = sum(phase.steps for phase in phases)
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.step = 0
         self.averaged: dict[str, Tensor] | None = None
+        if config.ema is not None:
+            self.averaged = {name: value.clone() for name, value in model.state_dict().items()}
 
     def run(self, batches: Callable[[int], Batch], run: Run = Run(), until: int | None = None) -> None:  # noqa: B008
         """Trains from where the checkpoint stands to step ``until`` (the end unless told).
@@ -138,7 +158,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * rate(self.step, self.steps, self.config.warmup)
         weights = self.weights_at(self.step)
-        signals = self._forward(batch, reads_features(weights), device)
+        if reads_path(weights):
+            signals = self._walk(batch, reads_output(weights), device)
+        else:
+            signals = self._forward(batch, reads_features(weights), device)
         terms = {name: TERMS[name].compute(signals, self.loss) for name in weights}
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         values = {name: float(value.detach()) for name, value in terms.items()}
@@ -177,6 +200,13 @@ class Trainer:
             progress=self.step / self.steps, gates=gates, ovrl=ovrl,
         )  # fmt: skip
 
+    def _walk(self, batch: Batch, heard: bool, device: str) -> Signals:
+        """What a network on a path says at a point of it; ``heard``: a term listens to its output."""
+        assert self.walk is not None
+        noisy, clean = batch.noisy.to(device), batch.clean.to(device)
+        walked = self.walk(self.model, noisy, clean, heard=heard)
+        return Signals(walked.wave, clean, noisy, level=self.loss.level, walked=walked)
+
     def weights_at(self, step: int) -> dict[str, float]:
         """Weights of the terms in force at ``step``."""
         return self.phase_at(step).weights
@@ -192,17 +222,17 @@ class Trainer:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @torch.no_grad()
     def _average(self) -> None:
-        if self.config.ema is None:
+        if self.averaged is None or self.config.ema is None:
             return
-        weights = self.model.state_dict()
-        if self.averaged is None:
-            self.averaged = {name: value.clone() for name, value in weights.items()}
-            return
-        # A young mean follows quickly: the first weights are random and must not linger in it.
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for name, value in weights.items():
+        # A young mean follows quickly: the first weights are random and must not linger in it (torch_ema's warm-up).
+        updates = self.step + 1
+        decay = min(self.config.ema, (1 + updates) / (10 + updates))
+        for name, value in self.model.state_dict().items():
             self.averaged[name].lerp_(value, 1 - decay)
+        if self.walk is not None:
+            self.walk.follow(self.averaged)
 
     def save(self, path: Path) -> None:
         """All that continuing needs, written beside ``path`` and renamed over it."""
@@ -235,6 +265,8 @@ class Trainer:
             if self.averaged is not None:
                 here = self.model.state_dict()
                 self.averaged = {name: value.to(here[name].device) for name, value in self.averaged.items()}
+                if self.walk is not None:
+                    self.walk.follow(self.averaged)
             torch.set_rng_state(content["torch_rng"])
             if content.get("cuda_rng") is not None and self._device.type == "cuda":
                 torch.cuda.set_rng_state(content["cuda_rng"], self._device)

@@ -14,6 +14,8 @@ from sekd.losses.dispatch import Gate, dispatch_dfkd_spectral, dispatch_l2_spect
 from sekd.losses.gating import GATE_TERM, GatingConfig, guided_ratio, ratio_loss
 from sekd.losses.gram import Kind, Reduction, flow_loss, similarity_loss
 from sekd.losses.output_kd import dfkd_spectral, output_l1_spectral, output_l2_spectral
+from sekd.losses.path import consistency, denoising
+from sekd.losses.perceptual import pesq_loss
 from sekd.losses.signals import Level, Signals
 from sekd.losses.supervised import FRONT_END, compressed_spectral, negative_si_snr, psa_spectral
 
@@ -67,8 +69,8 @@ class Term(NamedTuple):
     """
 
     compute: Callable[[Signals, LossConfig], Tensor]
-    follows: Literal["clean", "teacher", "gates"]
-    reads: Literal["output", "features", "gates"] = "output"
+    follows: Literal["clean", "teacher", "gates", "path"]
+    reads: Literal["output", "features", "gates", "path"] = "output"
     unit: float = 1.0
 
 
@@ -195,10 +197,26 @@ def _gate_ratio(signals: Signals, config: LossConfig) -> Tensor:
     return ratio_loss(signals.gates, target)
 
 
+def _pesq(signals: Signals, _: LossConfig) -> Tensor:
+    return pesq_loss(signals.wave("estimate"), signals.wave("target"))
+
+
+def _denoising(signals: Signals, _: LossConfig) -> Tensor:
+    """Per bin, so that its gradient is as long whatever the length of the segments."""
+    walked = signals.walked
+    return denoising(walked.output, walked.target, walked.weight) / walked.output[0, 0].numel()
+
+
+def _consistency(signals: Signals, _: LossConfig) -> Tensor:
+    walked = signals.walked
+    return consistency(walked.output, walked.target, walked.weight)
+
+
 TERMS: dict[str, Term] = {
     "psa": Term(_psa, "clean"),
     "si_snr": Term(_si_snr, "clean"),
     "compressed": Term(_compressed, "clean"),
+    "pesq": Term(_pesq, "clean"),
     "output_l1": Term(_output_l1, "teacher", unit=0.021),
     "output_l2": Term(_output_l2, "teacher", unit=0.00063),
     "output_psa": Term(_output_psa, "teacher", unit=0.00047),
@@ -210,9 +228,21 @@ TERMS: dict[str, Term] = {
     "similarity": Term(_similarity, "teacher", "features", unit=0.17),
     "flow": Term(_flow, "teacher", "features", unit=0.12),
     GATE_TERM: Term(_gate_ratio, "gates", "gates"),
+    "denoising": Term(_denoising, "path", "path"),
+    "consistency": Term(_consistency, "path", "path"),
 }
 
 
 def reads_features(weights: dict[str, float]) -> bool:
     """Whether a term in ``weights`` compares what happens inside student and teacher."""
     return any(TERMS[name].reads == "features" for name in weights)
+
+
+def reads_path(weights: dict[str, float]) -> bool:
+    """Whether a term in ``weights`` compares what a network says on a path with what it should say."""
+    return any(TERMS[name].reads == "path" for name in weights)
+
+
+def reads_output(weights: dict[str, float]) -> bool:
+    """Whether a term in ``weights`` listens to the estimate."""
+    return any(TERMS[name].reads == "output" for name in weights)

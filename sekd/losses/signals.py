@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sekd.generative.learning import Walked
 from sekd.losses.gating import Ovrl
 
 SILENCE = 1e-8  # RMS below which a mixture is not scaled up: digital silence stays silence
@@ -32,7 +33,7 @@ class Signals:
 
     def __init__(
         self,
-        estimate: Tensor,
+        estimate: Tensor | None,
         target: Tensor,
         noisy: Tensor,
         teacher: Tensor | None = None,
@@ -42,7 +43,9 @@ class Signals:
         progress: float = 0.0,
         gates: Sequence[Tensor] = (),
         ovrl: Ovrl | None = None,
+        walked: Walked | None = None,
     ) -> None:
+        self._walked = walked
         self.features = features  # of student and teacher, block by block, (batch, channel, frame, freq)
         self.progress = progress  # share of the training done
         self._gates = gates  # of the student, piece by piece of a long signal
@@ -53,10 +56,11 @@ class Signals:
             rms = noisy.square().mean(-1, keepdim=True).sqrt()
             scale = torch.where(rms > SILENCE, 1 / rms.clamp(min=SILENCE), scale)
         self._waves: dict[str, Tensor] = {
-            "estimate": estimate * scale,
             "target": target.detach() * scale,
             "noisy": noisy * scale,
         }
+        if estimate is not None:
+            self._waves["estimate"] = estimate * scale
         if teacher is not None:
             self._waves["teacher"] = teacher.detach() * scale
         self._spectra: dict[tuple[str, int, int, str], Tensor] = {}
@@ -70,6 +74,12 @@ class Signals:
     def gates(self) -> Tensor:
         """Zeros and ones ``(batch, gate, frame)``, with the gradient of the policy's."""
         return torch.cat(list(self._gates), dim=2)
+
+    @property
+    def walked(self) -> Walked:
+        """What a network on a path said, and what it should have said."""
+        assert self._walked is not None
+        return self._walked
 
     def wave(self, name: Name) -> Tensor:
         return self._waves[name]

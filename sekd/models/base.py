@@ -36,6 +36,8 @@ class NetworkConfig(Frozen):
 
     gate: GateConfig | None = None
 
+    knobs: ClassVar[tuple[str, ...]] = ()  # fields that act on a trained network and on no training
+
     @model_serializer(mode="wrap")
     def _without_absent_gate(self, serialise: Any) -> dict[str, Any]:
         """A network without gates is written, and told apart, as it was before there were any."""
@@ -49,12 +51,17 @@ class NetworkConfig(Frozen):
         """The configuration as JSON without what acts after training: equal for networks that are trained alike."""
         document = self.model_dump(mode="json")
         document.get("gate", {}).pop("threshold", None)
-        return document
+        return {key: value for key, value in document.items() if key not in self.knobs}
 
     @property
     def streams(self) -> bool:
-        """Whether the network is causal, and so can run on a stream; one that cannot may only teach."""
+        """Whether the network can run on a stream, frame by frame or in segments; one that cannot may only teach."""
         return True
+
+    @property
+    def objective(self) -> dict[str, float] | None:
+        """Terms and weights of a family that learns in one way only; None: whatever a study says."""
+        return None
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -97,6 +104,11 @@ class Enhancer(nn.Module, ABC):
     @abstractmethod
     def delay(self) -> int:
         """Samples between a hop fed to the stream and the same hop coming out enhanced."""
+
+    @property
+    def segment_ms(self) -> float | None:
+        """How much audio a network that hears segments takes at once; None of one that hears frame after frame."""
+        return None
 
     @property
     def algorithmic_latency_ms(self) -> float:
@@ -167,7 +179,8 @@ class Enhancer(nn.Module, ABC):
 
     @torch.no_grad()
     def take_knobs(self, config: NetworkConfig) -> None:
-        """Sets what acts after training, the threshold of the gates, as ``config`` says; weights stay as they are."""
+        """Sets what acts after training as ``config`` says: knobs, the threshold of gates; weights stay as they are."""
+        self.config = self.config.model_copy(update={name: getattr(config, name) for name in self.config.knobs})
         if self.config.gate is None or config.gate is None:
             return
         gate = self.config.gate.model_copy(update={"threshold": config.gate.threshold})
