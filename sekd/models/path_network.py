@@ -16,6 +16,7 @@ from sekd.generative.preconditioning import SIGMA_DATA, Scales
 from sekd.models.base import NetworkConfig
 from sekd.models.ncsnpp import Ncsnpp, NcsnppConfig
 from sekd.models.timed import TimedNetwork
+from sekd.models.timed_cruse import CruseBackboneConfig, TimedCruse
 
 CHANNELS = 4  # real and imaginary part of x_t, then of the noisy spectrum
 
@@ -26,8 +27,11 @@ def _kind(value: Any) -> str:
 
 
 # A new backbone is one file, one line here and one below.
-BACKBONES: dict[type[Frozen], Callable[..., TimedNetwork]] = {NcsnppConfig: Ncsnpp}
-BackboneConfig = Annotated[Annotated[NcsnppConfig, Tag("ncsnpp")], Discriminator(_kind)]
+BACKBONES: dict[type[Frozen], Callable[..., TimedNetwork]] = {NcsnppConfig: Ncsnpp, CruseBackboneConfig: TimedCruse}
+BackboneConfig = Annotated[
+    Annotated[NcsnppConfig, Tag("ncsnpp")] | Annotated[CruseBackboneConfig, Tag("cruse")],
+    Discriminator(_kind),
+]
 
 
 class PathConfig(NetworkConfig):
