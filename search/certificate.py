@@ -9,7 +9,7 @@ from typing import Any
 from search.device import DeviceProfile
 from search.device_lock import DeviceLock
 from search.gated_latency import Had, of_each_frame, with_expectation
-from search.measure import CERTIFICATE, Latency, Level, measure
+from search.measure import CERTIFICATE, Latency, Level, for_hop, measure
 from search.record import LATENCIES, TrialRecord
 from sekd.config import Frozen
 
@@ -105,6 +105,7 @@ def _bound(key: str, latency: Latency, record: TrialRecord) -> float | None:
 
 def _too_weak(latency: Latency, level: Level) -> list[str]:
     """What keeps a measurement from being a promise, whatever its figures."""
+    level = for_hop(level, latency.hop_ms)
     reasons = []
     if "noisy" in latency.flags:
         reasons.append("the machine changed speed while it was measured (noisy)")

@@ -82,6 +82,9 @@ def cost_of(student: Enhancer) -> Cost:
         UncountedOperator: the student runs an operator without a MAC rule.
     """
     from sekd.models.base import SAMPLE_RATE
+    from sekd.models.settled import settled
+
+    student = settled(student)
 
     def macs_per_s(gates: bool | list[bool]) -> float:
         with student.held(gates):
@@ -95,6 +98,7 @@ def cost_of(student: Enhancer) -> Cost:
         weight_bytes=student.weight_bytes(),
         state_bytes=student.state_bytes(),
         algorithmic_latency_ms=student.algorithmic_latency_ms,
+        segment_ms=student.segment_ms,
     )
 
 

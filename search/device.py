@@ -46,6 +46,7 @@ class DeviceProfile(Frozen):
     dtype: Literal["fp32", "fp16", "int16", "int8"] = "fp32"  # the precision that the numbers hold for
     forbidden_operators: tuple[str, ...] = ()  # ONNX operator types that the runtime lacks
     max_algorithmic_latency_ms: Positive | None = None
+    max_segment_ms: Positive | None = None  # longest piece of audio it may hand over at once; absent: frames alone
     macs_per_s_budget: Positive | None = None
     per_node_us: Annotated[FiniteFloat, Field(ge=0)] | None = None  # fixed time of one operator call
     sources: dict[str, str] = Field(default_factory=dict)
@@ -89,7 +90,7 @@ class DeviceProfile(Frozen):
 
 
 NUMERIC = frozenset(
-    ("threads", "cores", "hop_budget_share", "memory_kib", "flash_kib", "max_algorithmic_latency_ms")
+    ("threads", "cores", "hop_budget_share", "memory_kib", "flash_kib", "max_algorithmic_latency_ms", "max_segment_ms")
     + ("macs_per_s_budget", "per_node_us")
 )
 
@@ -207,7 +208,17 @@ def check_fits(
         for key, value, limit, reason in limits
         if limit is not None and value > limit
     ]
-    return broken + _forbidden(profile, operators)
+    return broken + _too_long(profile, cost) + _forbidden(profile, operators)
+
+
+def _too_long(profile: DeviceProfile, cost: Cost) -> list[Violation]:
+    """A network that hears segments, where the device hands over frames or shorter segments."""
+    longest = profile.max_segment_ms or 0.0
+    if cost.segment_ms is None or cost.segment_ms <= longest:
+        return []
+    has = f"segments of at most {longest:g} ms" if longest else "a budget for each frame, and no segments"
+    reason = f"{profile.name}: it has {has} (max_segment_ms), and the student hears {cost.segment_ms:g} ms at once"
+    return [Violation(key="segment_ms", value=cost.segment_ms, limit=longest, reason=reason)]
 
 
 def _forbidden(profile: DeviceProfile, operators: Iterable[str]) -> list[Violation]:

@@ -26,11 +26,12 @@ from search.study import StudyDefinition, read_study
 from search.trial import Job, Shared
 from sekd.config import content_hash, parse
 from sekd.distillation import DistillConfig
-from sekd.models import build
+from sekd.models import Diffusion, build
+from sekd.path_learning import leader, walk_of
 from sekd.pool import activations_bytes, rows_of
 from sekd.train import Trainer
 
-AXES = ("latency_ms", "paced_p95_ms", "macs_per_s", "weight_kib", "state_kib", "parameters")
+AXES = ("latency_ms", "paced_p95_ms", "rtf", "macs_per_s", "weight_kib", "state_kib", "parameters")
 TIMED_STEPS = 3
 FIXED_S = 8.0  # of a trial besides training and scoring: starting, exporting, measuring twice
 OVRL_S = 0.4  # of one clip of the pool, where DNSMOS guides gates
@@ -146,11 +147,22 @@ def _step_seconds(study: StudyDefinition, params: Mapping[str, Any]) -> float:
     noisy, clean, teacher = noise
     ovrl = Ovrl(torch.linspace(1, 4, config.train.batch), 1.0, 4.0)
     batch = Batch(noisy, clean, teacher, lambda device: recorded, ovrl)
-    trainer = Trainer(model, config.phases(TIMED_STEPS + 1), config.train, config.distill.loss)
+    walk = walk_of(model, config.distill, _leader(config))
+    trainer = Trainer(model, config.phases(TIMED_STEPS + 1), config.training, config.distill.loss, walk)
     trainer.run(lambda step: batch, until=1)
     started = time.perf_counter()
     trainer.run(lambda step: batch)
     return (time.perf_counter() - started) / TIMED_STEPS
+
+
+def _leader(config: DistillConfig) -> Diffusion | None:
+    """What leads a consistency student, trained or not: steps take as long."""
+    network = None if config.teacher is None else config.teacher.network
+    if config.distill.schedule.kind == "consistency" and network is not None:
+        model = build(network)
+        assert isinstance(model, Diffusion)
+        return model
+    return leader(config.teacher.source if config.teacher else None, config.student, config.distill)
 
 
 def _seconds(study: StudyDefinition, config: DistillConfig, step_s: float) -> float:
@@ -166,7 +178,8 @@ def _seconds(study: StudyDefinition, config: DistillConfig, step_s: float) -> fl
 
 def _disk_mib(study: StudyDefinition, config: DistillConfig, records: list[TrialRecord]) -> float:
     """Pool with teacher outputs and perhaps activations, the weights of each trained student and its ONNX files."""
-    pool = 3 * config.data.train.pool_minutes * 60 * 16000 * 2
+    signals = 3 if config.distill.reads_outputs else 2
+    pool = signals * config.data.train.pool_minutes * 60 * 16000 * 2
     teacher, train = config.teacher, config.data.train
     if study.reads_features and teacher is not None and teacher.network is not None and teacher.features == "cached":
         pool += activations_bytes(build(teacher.network), rows_of(train), train.samples)

@@ -18,6 +18,7 @@ import numpy as np
 from search.canary import MOVED, Reference
 from search.device import DeviceProfile, require_measurable
 from search.device_lock import DeviceLock
+from search.graphs.graph import graph_facts
 from search.latency import Latency, MeasurementFailed, latency_from
 from search.remote import run_on_agent
 from sekd.errors import InputError
@@ -53,7 +54,17 @@ class Level(NamedTuple):
 SCREENING = Level("screening", 128, 128, 1, 0.0, 5.0)  # before training: does it fit at all
 RANKING = Level("ranking", 662, 221, 3, 0.0, 20.0)  # of a front: paced, 662 frames in all three processes together
 CERTIFICATE = Level("certificate", 1024, 1024, 3, 10.0, 120.0)  # of the student that is handed over
+LONG_HOP_MS = 100.0  # from here on a hop is a segment: nobody waits for hundreds of them, one a second
+SEGMENTS = {"screening": (44, 30.0), "ranking": (90, 60.0), "certificate": (153, 300.0)}  # how many, and limit, s
 LEVELS = {level.name: level for level in (SCREENING, RANKING, CERTIFICATE)}
+
+
+def for_hop(level: Level, hop_ms: float | None) -> Level:
+    """``level``, or, of a network that hears segments, what it is for them: fewer calls, all of them back to back."""
+    if hop_ms is None or hop_ms < LONG_HOP_MS:
+        return level
+    calls, limit_s = SEGMENTS[level.name]
+    return level._replace(burst_frames=calls, paced_frames=0, paced_s=0.0, limit_s=limit_s)
 
 
 def measure(
@@ -78,6 +89,7 @@ def measure(
         MeasurementFailed: the model is no such ONNX, crashed, hung, or was too slow for a median.
     """
     require_measurable(device)
+    level = for_hop(level, hop_ms or _hop_ms(model))
     if device.latency not in _RUN:
         raise InputError(f"device '{device.name}': latency = \"{device.latency}\" is not measured here")
     request = {
@@ -100,6 +112,14 @@ def measure(
     if samples is not None:
         keep_samples(replies, samples)
     return latency if reference is None else reference.compared(latency)
+
+
+def _hop_ms(model: Path) -> float | None:
+    """What the file says; what is wrong with it, the process that opens it will say."""
+    try:
+        return graph_facts(model).hop_ms
+    except InputError:
+        return None
 
 
 def _undisturbed(

@@ -37,6 +37,7 @@ class Cost(Frozen):
     weight_bytes: int
     state_bytes: int
     algorithmic_latency_ms: FiniteFloat
+    segment_ms: FiniteFloat | None = None  # of a network that hears segments: how much audio it takes at once
     # Of the exported graph; absent in records of earlier versions.
     graph_nodes: int | None = None
     activation_bytes: int | None = None  # estimate of what one frame needs at once besides weights and state

@@ -86,7 +86,9 @@ Space = dict[str, Domain]
 
 # What acts on a trained student; every other key decides how one is trained.
 THRESHOLD = "student.gate.threshold"
-AFTER_TRAINING = ("deploy.", THRESHOLD)
+STEPS = "student.steps"  # evaluations of a consistency function, and how it is asked
+SAMPLING = (STEPS, "student.last_time", "student.renoise", "student.noise_scale", "student.noise_seed")
+AFTER_TRAINING = ("deploy.", THRESHOLD, *SAMPLING)
 MOST_SETTINGS = 16  # of all free keys together: each costs an export, a scoring and a measurement of every student
 
 

@@ -31,6 +31,7 @@ from sekd.config import Frozen, content_hash, expand_path, parse, read_toml
 from sekd.errors import InputError, nearest
 from sekd.teacher_source import absolute_reference
 
+ALONE = ("supervised", "consistency_training")  # schedules that hear no teacher: the core's WITHOUT_TEACHER
 BUILT_METRICS = ("pesq_wb", "pesq_nb", "estoi", "si_sdr_db", "dnsmos_ovrl")
 
 
@@ -169,6 +170,21 @@ class StudyDefinition(Frozen):
         return reads_features(dict.fromkeys(names, 1.0))
 
     @property
+    def reads_outputs(self) -> bool:
+        """Whether a setting of the space follows what the teacher makes of the training audio."""
+        from sekd.schedule import WITHOUT_OUTPUTS  # late: it brings torch
+
+        return any(kind not in WITHOUT_OUTPUTS for kind in self._schedules)
+
+    @property
+    def _schedules(self) -> tuple[str, ...]:
+        """The kinds of schedule that a setting may have."""
+        domain = self.space.get("distill.schedule.kind")
+        if domain is not None:
+            return tuple(domain.choice or ())
+        return (self.base.get("distill", {}).get("schedule", {}).get("kind", "one_step"),)
+
+    @property
     def gated(self) -> bool:
         """Whether a setting of the space has gates, which train from a pool even without a teacher."""
         return "gate" in self.base.get("student", {}) or any(key.startswith("student.gate") for key in self.space)
@@ -185,9 +201,9 @@ class StudyDefinition(Frozen):
         """What is tried before the sampler decides: the middle of the space without a teacher, then the user's."""
         middle = {key: domain.some()[len(domain.some()) // 2] for key, domain, _ in in_order(self.searched)}
         key = "distill.schedule.kind"
-        domain = self.space.get(key)
-        if domain is not None and domain.choice is not None and "supervised" in domain.choice:
-            middle[key] = "supervised"
+        alone = [kind for kind in self._schedules if kind in ALONE]
+        if key in self.space and alone:
+            middle[key] = alone[0]
         return [only_active(self.searched, middle), *self.enqueue]
 
 
@@ -255,10 +271,11 @@ def _check_space(study: StudyDefinition, where: str) -> None:
             if not study.space[key].holds(value):
                 raise InputError(f"{where}: enqueue: {value!r} is no value of '{key}' in the space")
     if study.teacher is not None:
-        kind = study.space.get("distill.schedule.kind")
-        if kind is not None and "supervised" not in (kind.choice or ()):
+        kinds = study._schedules
+        if "distill.schedule.kind" in study.space and not set(ALONE) & set(kinds):
+            wanted = "consistency_training" if "consistency" in kinds else "supervised"
             raise InputError(
-                f"{where}: space.'distill.schedule.kind' must offer 'supervised': "
+                f"{where}: space.'distill.schedule.kind' must offer '{wanted}': "
                 "without it nobody can tell whether the teacher helped"
             )
 

@@ -80,6 +80,7 @@ class Tuner:
             seed=study.seed,
             cache=cache_folder(),
             features=study.reads_features,
+            outputs=study.reads_outputs,
             pool=study.gated,
             ovrl=study.reads_ovrl,
             say=view.say,

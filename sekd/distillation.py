@@ -19,7 +19,6 @@ from sekd.data import DataConfig, Mixer
 from sekd.deployment import DeployConfig
 from sekd.errors import InputError
 from sekd.gate_spread import spread
-from sekd.generative.learning import Walk
 from sekd.models import CruseConfig, Enhancer, StudentConfig, build
 from sekd.models.blocks import incomparable
 from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, calibration_audio, live_features
@@ -35,7 +34,7 @@ from sekd.preparation import (
     resolve,
     with_corpus,
 )
-from sekd.path_learning import check_path, mean_decay, walk_of
+from sekd.path_learning import check_path, leader, mean_decay, walk_of
 from sekd.schedule import WITHOUT_TEACHER, DistillSection, with_gates
 from sekd.teacher import OwnTeacher, open_teacher
 from sekd.train import Batch, Phase, Run, TrainConfig, Trainer
@@ -282,7 +281,8 @@ def _train(
 ) -> Enhancer:
     torch.manual_seed(config.seed)
     model = build(config.student).to(run.torch_device)
-    walk: Walk | None = walk_of(model, config.distill, prepared.teacher, run.torch_device)
+    teacher = leader(prepared.teacher, config.student, config.distill)
+    walk = walk_of(model, config.distill, None if teacher is None else teacher.to(run.torch_device))
     trainer = Trainer(model, config.phases(config.train.steps), config.training, config.distill.loss, walk)
     if folder is not None:
         run = run._replace(checkpoint=folder / "checkpoint.pt")

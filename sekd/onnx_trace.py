@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 OPSET = 17  # with IR 8 the newest that the oldest supported onnxruntime loads
 IR_VERSION = 8
+TABLE_BYTES = 4096  # from here on equal constants are told
 
 
 def traced(
@@ -61,8 +62,19 @@ def _without_known_warnings() -> Iterator[None]:
 
 
 def _constants_to_weights(graph: onnx.GraphProto) -> None:
+    """Tables that the exporter writes out wherever they are read (buffers outside the weights) are stored once."""
+    kept: dict[bytes, str] = {}
+    names: dict[str, str] = {}
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         weight = node.attribute[0].t
-        weight.name = node.output[0]
-        graph.initializer.append(weight)
+        weight.ClearField("name")
+        content = weight.SerializeToString()
+        name = kept.setdefault(content, node.output[0]) if len(content) >= TABLE_BYTES else node.output[0]
+        if name == node.output[0]:
+            weight.name = name
+            graph.initializer.append(weight)
+        names[node.output[0]] = name
         graph.node.remove(node)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from sekd.errors import InputError
 from sekd.generative.learning import Consistency, Walk
 from sekd.models import ConsistencyNet, ConsistencyNetConfig, Diffusion, DiffusionConfig, Enhancer, NetworkConfig
-from sekd.models.path_network import PathConfig
 from sekd.teacher import OwnTeacher, open_teacher
 from sekd.teacher_source import TeacherSource
 
@@ -60,28 +59,28 @@ def _same_path(student: NetworkConfig, teacher: NetworkConfig) -> None:
             raise ValueError(f"student.{part} ({ours}) must equal that of the teacher ({theirs})")
 
 
-def walk_of(model: Enhancer, distill: DistillSection, source: TeacherSource | None, torch_device: str) -> Walk | None:
+def walk_of(model: Enhancer, distill: DistillSection, teacher: Diffusion | None) -> Walk | None:
     """How ``model`` is placed on its path when it learns; None where it has none.
 
     A student of the teacher's own backbone begins with the teacher's weights, any other at random.
-
-    Raises:
-        InputError: the teacher's file is no diffusion model on the student's path.
     """
     if isinstance(model, Diffusion):
         return model.walk()
     if not isinstance(model, ConsistencyNet):
         return None
-    teacher = None
-    if distill.schedule.kind == "consistency":
-        assert source is not None
-        teacher = _diffusion(source, model.config).to(torch_device)
-        if teacher.config.backbone == model.config.backbone:
-            model.network.load_state_dict(teacher.network.state_dict())
+    if teacher is not None and teacher.config.backbone == model.config.backbone:
+        model.network.load_state_dict(teacher.network.state_dict())
     return Consistency(model, teacher, distill.consistency)
 
 
-def _diffusion(source: TeacherSource, student: PathConfig) -> Diffusion:
+def leader(source: TeacherSource | None, student: NetworkConfig, distill: DistillSection) -> Diffusion | None:
+    """The diffusion model that leads ``student`` along its path, from its file; None where nobody does.
+
+    Raises:
+        InputError: the file is no diffusion model on the student's path.
+    """
+    if distill.schedule.kind != "consistency" or source is None:
+        return None
     teacher = open_teacher(source)
     network = teacher.model if isinstance(teacher, OwnTeacher) else None
     try:

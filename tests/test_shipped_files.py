@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from search.device import NUMERIC, list_devices, load_device
-from search.study import read_study
+from search.study import ALONE, read_study
 
 STUDIES = [file for file in resources.files("studies").iterdir() if file.name.endswith(".toml")]
 
@@ -16,7 +16,7 @@ def test_profile(name):
     profile = load_device(name)
     assert profile.name == name
     # Only this machine is measured: no number of another device may look as if it had been.
-    assert profile.latency == ("local" if name == "x86-1core" else "unmeasured")
+    assert profile.latency == ("local" if name.startswith("x86-1core") else "unmeasured")
     assert profile.sources.keys() == {key for key in NUMERIC if getattr(profile, key) is not None}
 
 
@@ -30,4 +30,4 @@ def test_study(file):
     study = read_study(Path(str(file)))
     assert study.name == file.name.removesuffix(".toml")
     load_device(study.device)
-    assert "supervised" in study.space["distill.schedule.kind"].choice
+    assert set(ALONE) & set(study.space["distill.schedule.kind"].choice), "students without a teacher are in the race"

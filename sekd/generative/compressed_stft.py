@@ -86,10 +86,11 @@ class CompressedStft(nn.Module):
         """The STFT of ``(batch, sample)``, ``(batch, 2, freq, frame)``."""
         half, hop = self.config.n_fft // 2, self.config.hop
         pieces = -(-self.config.n_fft // hop)
-        frames = wave.shape[1] // hop + 1
-        padded = nn.functional.pad(wave.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
-        padded = nn.functional.pad(padded, (0, max(0, (frames - 1 + pieces) * hop - padded.shape[1])))
-        rows = padded[:, : (frames - 1 + pieces) * hop].reshape(wave.shape[0], -1, hop)
+        frames = int(wave.shape[1]) // hop + 1  # int: a constant in exports
+        reflected = [wave[:, 1 : half + 1].flip(1), wave, wave[:, -half - 1 : -1].flip(1)]
+        length = (frames - 1 + pieces) * hop
+        padded = _lengthened(torch.cat(reflected, dim=1), length, dim=1)[:, :length]
+        rows = padded.reshape(wave.shape[0], -1, hop)
         framed = torch.cat([rows[:, k : k + frames] for k in range(pieces)], dim=2)[:, :, : self.config.n_fft]
         framed = framed * self.window
         first, mirrored = framed[:, :, : half + 1], _mirrored(framed)
@@ -105,7 +106,7 @@ class CompressedStft(nn.Module):
         odd = imaginary @ self.sine
         forward, backward = even - odd, even + odd
         framed = torch.cat([forward, backward[:, :, 1:-1].flip(2)], dim=2) * (2 / n_fft)
-        frames = framed.shape[1]
+        frames = int(framed.shape[1])
         weights = torch.from_numpy(_window_sums(n_fft, hop, frames)).to(framed)
         summed = self._overlapped(framed * self.window) / weights
         return summed[:, n_fft // 2 : n_fft // 2 + (frames - 1) * hop]
@@ -113,14 +114,21 @@ class CompressedStft(nn.Module):
     def _overlapped(self, framed: Tensor) -> Tensor:
         """Frames ``(batch, frame, n_fft)`` added where they overlap, ``(batch, sample)``."""
         hop, pieces = self.config.hop, -(-self.config.n_fft // self.config.hop)
-        padded = nn.functional.pad(framed, (0, pieces * hop - self.config.n_fft))
-        parts = [
-            nn.functional.pad(padded[:, :, k * hop : (k + 1) * hop], (0, 0, k, pieces - 1 - k)) for k in range(pieces)
-        ]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+        rows = int(framed.shape[1]) + pieces - 1
+        padded = _lengthened(framed, pieces * hop, dim=2)
+        parts = [padded[:, :, k * hop : (k + 1) * hop] for k in range(pieces)]
+        total = _lengthened(parts[0], rows, dim=1)
+        for k, part in enumerate(parts[1:], start=1):
+            total = total + _lengthened(part, rows, dim=1, before=k)
         return total.flatten(1)
+
+
+def _lengthened(x: Tensor, length: int, *, dim: int, before: int = 0) -> Tensor:
+    """Zeros around ``x``, ``before`` of them and then as many as it takes; a pad would not be constant in exports."""
+    missing = (before, max(0, length - before - int(x.shape[dim])))
+    zeros = [x.new_zeros([count if d == dim else int(size) for d, size in enumerate(x.shape)]) for count in missing]
+    parts = [part for part, count in zip((zeros[0], x, zeros[1]), (before, 1, missing[1]), strict=True) if count]
+    return torch.cat(parts, dim=dim)
 
 
 def _mirrored(framed: Tensor) -> Tensor:

@@ -211,13 +211,13 @@ def test_phases_follow_each_other_at_their_steps():
 def test_the_running_mean_is_what_is_kept():
     weights: list[dict[str, torch.Tensor]] = []
     one = trainer(5, ema=0.5)
+    mean = {k: v.clone() for k, v in one.model.state_dict().items()}
     one.run(
         make_batch,
         Run(on_progress=lambda p: weights.append({k: v.clone() for k, v in one.model.state_dict().items()})),
     )
-    mean = dict(weights[0])
-    for step, after in enumerate(weights[1:], 1):
-        decay = min(0.5, (1 + step) / (10 + step))
+    for update, after in enumerate(weights, start=1):
+        decay = min(0.5, (1 + update) / (10 + update))
         mean = {name: decay * mean[name] + (1 - decay) * value for name, value in after.items()}
     for name, value in one.model.state_dict().items():
         assert torch.allclose(value, mean[name], atol=1e-6), name
