@@ -49,6 +49,15 @@ class PathConfig(NetworkConfig):
         return self
 
     @model_validator(mode="after")
+    def _hears_all_bins(self) -> PathConfig:
+        heard = getattr(self.backbone, "freqs", self.spectra.freqs)  # of a backbone whose sizes depend on them
+        if heard != self.spectra.freqs:
+            raise ValueError(
+                f"backbone.freqs = {heard} must be the {self.spectra.freqs} bins of spectra.n_fft = {self.spectra.n_fft}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _halves(self) -> PathConfig:
         stride = self._strides()[0]
         if self.spectra.freqs % stride:
