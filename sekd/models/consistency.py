@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sekd.generative.ouve import noise_like
 from sekd.generative.preconditioning import Boundary, consistency_scales
 from sekd.generative.samplers import Renoise, few_steps, time_grid
 from sekd.models.base import NetworkConfig
@@ -41,7 +42,7 @@ class ConsistencyNetConfig(SegmentedPathConfig):
     last_time: float = Field(0.03, gt=0, lt=1)  # of several: evenly spaced from 1 down to it
     renoise: Renoise = "published"
     noise_scale: float = Field(1.0, ge=0, le=1)  # of all noise; 0 starts at the noisy spectrum itself
-    noise_seed: int = Field(0, ge=0)
+    noise_seed: int = Field(0, ge=0, lt=2**32)
 
     knobs: ClassVar[tuple[str, ...]] = ("steps", "last_time", "renoise", "noise_scale", "noise_seed")
 
@@ -100,8 +101,10 @@ class ConsistencyNet(SegmentedPathNetwork):
     def _drawn(self) -> Tensor:
         """``(step, 2, freq, frame)``."""
         config = self.config
-        shape = (config.steps if config.noise_scale else 0, 2, config.spectra.freqs, config.segment_frames)
-        return noise_like(torch.empty(shape), torch.Generator().manual_seed(config.noise_seed))
+        shape = (2, config.spectra.freqs, config.segment_frames)
+        steps = range(config.steps if config.noise_scale else 0)
+        drawn = [seeded_noise(config.noise_seed, step, shape) for step in steps]
+        return torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, *shape)
 
     @torch.no_grad()
     def take_knobs(self, config: NetworkConfig) -> None:
@@ -127,3 +130,13 @@ class ConsistencyNet(SegmentedPathNetwork):
         return few_steps(
             consistent, self.path, noisy, noises, config.times, renoise=config.renoise, scale=config.noise_scale
         ).spectrum  # fmt: skip
+
+
+def seeded_noise(seed: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Complex noise of variance 1 for one step, whatever the number of steps.
+
+    numpy promises never to change what its legacy generator draws (NEP 19): a runner on a device, which has no torch
+    and some other numpy, draws the same.
+    """
+    drawn = np.random.RandomState([seed, step]).standard_normal(shape)
+    return (math.sqrt(0.5) * drawn).astype(np.float32)
