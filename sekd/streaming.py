@@ -169,6 +169,8 @@ def open_session(path: Path, content: bytes | None = None) -> Any:
 def _contract(metadata: dict[str, str]) -> str:
     """A file that names no contract has that of sherpa-onnx."""
     name = metadata.get("contract", "spectrum")
+    if name == "evaluation":
+        raise ValueError("it holds one evaluation, for run_evaluations.py; the enhancer is model.onnx beside it")
     if name not in FORMATS:
         raise ValueError(f"unknown contract {name!r}{nearest(name, FORMATS)}")
     return name
