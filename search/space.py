@@ -87,7 +87,8 @@ Space = dict[str, Domain]
 # What acts on a trained student; every other key decides how one is trained.
 THRESHOLD = "student.gate.threshold"
 STEPS = "student.steps"  # evaluations of a consistency function, and how it is asked
-SAMPLING = (STEPS, "student.last_time", "student.renoise", "student.noise_scale", "student.noise_seed")
+OF_SEVERAL = ("student.last_time", "student.renoise")  # what one evaluation alone never looks at
+SAMPLING = (STEPS, *OF_SEVERAL, "student.noise_scale", "student.noise_seed")
 AFTER_TRAINING = ("deploy.", THRESHOLD, *SAMPLING)
 MOST_SETTINGS = 16  # of all free keys together: each costs an export, a scoring and a measurement of every student
 
@@ -121,9 +122,11 @@ def searched(space: Space) -> Space:
 
 
 def sweep(space: Space) -> list[dict[str, Any]]:
-    """Every setting of the free keys, in order; none where there is no free key."""
+    """Every setting of the free keys that is a student of its own, in order; none where there is no free key."""
     free = {key: domain.every() for key, domain in space.items() if domain.free}
-    return [dict(zip(free, values, strict=True)) for values in product(*free.values())] if free else []
+    settings = [dict(zip(free, values, strict=True)) for values in product(*free.values())] if free else []
+    first = {key: values[0] for key, values in free.items() if key in OF_SEVERAL}
+    return [one for one in settings if one.get(STEPS) != 1 or first.items() <= one.items()]
 
 
 class Condition(NamedTuple):
