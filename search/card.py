@@ -11,8 +11,12 @@ from search.labels import heading, shown
 from search.record import Cost, Kind, TrialRecord
 from search.results import Results
 from sekd import __version__
+from sekd.models import ConsistencyNetConfig, NetworkConfig
+from sekd.models.base import SAMPLE_RATE
+from sekd.models.consistency import SegmentedPathConfig
 
 MEASURED = ("contended", "noisy", "slowed", "drift")  # flags of a latency, told with the latency of the device
+RENOISED = {"published": "the output itself", "marginal": "the mean of the path"}
 
 
 def card_text(
@@ -23,15 +27,17 @@ def card_text(
     dtype: str,
     certificate: Certificate | None,
     *,
+    network: NetworkConfig | None = None,
     scored: TrialRecord | None = None,
 ) -> str:
     """Model card: what it is, what it scored on how many files, what it costs, how that was found."""
     device, kind = results.device, results.kind
     latency = record.latency.get(device, {})
+    manner = "segment-wise" if isinstance(network, SegmentedPathConfig) else "causal"
     lines = [
         f"# Student {record.number} of study {results.study.name}",
         "",
-        f"A causal speech enhancement network for {device}: 16 kHz, one channel, streaming; sekd {__version__}.",
+        f"A {manner} speech enhancement network for {device}: 16 kHz, one channel, streaming; sekd {__version__}.",
         f"`model.onnx` takes {takes};",
         "`sekd enhance . IN OUT` enhances files; `sekd train config.toml` makes it again.",
         *(
@@ -39,6 +45,8 @@ def card_text(
             if dtype != "fp32"
             else []
         ),
+        *_segment_lines(network),
+        *_evaluation_lines(network),
         "",
         "## Scores on the validation pairs",
         "",
@@ -80,6 +88,34 @@ def _not_scored(record: TrialRecord, scored: TrialRecord | None) -> list[str]:
         f"the same weights at {scored.cost.gate_threshold:g}, and not this student's:",
         "",
     ]
+
+
+def _segment_lines(network: NetworkConfig | None) -> list[str]:
+    if not isinstance(network, SegmentedPathConfig):
+        return []
+    segment_ms = 1000 * (network.segment_frames - 1) * network.spectra.hop / SAMPLE_RATE
+    return [f"It hears segments of {segment_ms:g} ms whole: this is its algorithmic latency, however fast it computes."]
+
+
+def _evaluation_lines(network: NetworkConfig | None) -> list[str]:
+    """What a consistency student was chosen to do, and how to have it do something else."""
+    if not isinstance(network, ConsistencyNetConfig):
+        return []
+    times = ", ".join(f"{t:.3g}" for t in network.times)
+    count = "1 evaluation" if network.steps == 1 else f"{network.steps} evaluations"
+    return [
+        f"`model.onnx` unrolls {count} of a consistency function (t = {times}). {_noise_line(network)}",
+        "`evaluation.onnx` is one evaluation, in float; `python run_evaluations.py evaluation.onnx IN OUT --steps N`",
+        "takes as many as you like, and needs nothing of sekd.",
+    ]
+
+
+def _noise_line(network: ConsistencyNetConfig) -> str:
+    scale = network.noise_scale
+    begins, verb = (f"starts with noise of scale {scale:g}", "renoises") if scale else ("adds no noise", "goes on from")
+    further = f" and {verb} {RENOISED[network.renoise]}" if network.steps > 1 else ""
+    seeded = f"the noise is that of seed {network.noise_seed} and part of the file, so " if scale else ""
+    return f"It {begins}{further}; {seeded}the same input always gives the same output."
 
 
 def _gate_lines(record: TrialRecord, device: str, kind: Kind) -> list[str]:

@@ -113,6 +113,7 @@ def train(options: Namespace) -> int:
     from search.preflight import check_trust
     from search.study import cache_folder
     from sekd.distillation import distill, hash_of_weights, load_config, training_audio
+    from sekd.evaluation_export import write_evaluation
     from sekd.export import export_error
     from sekd.quantize import write_deployed
     from sekd.train import Progress, Run
@@ -144,6 +145,7 @@ def train(options: Namespace) -> int:
     audio = training_audio(config, student.prepared, cache_folder())
     streams = config.student.streams
     export = write_deployed(student.model, config.deploy, out / "model.onnx", audio) if streams else None
+    evaluations = write_evaluation(student.model, out)
     document = {
         "model": str(export.path if export else out / "model.safetensors"),
         "weights_hash": hash_of_weights(student.model),
@@ -156,7 +158,8 @@ def train(options: Namespace) -> int:
         print(json.dumps(document))
     else:
         files = "and model.onnx" if export else "alone (student.causal = false cannot stream)"
-        print(f"wrote {out / 'model.safetensors'} {files}, weights {document['weights_hash']}")
+        beside = ", evaluation.onnx and run_evaluations.py beside it" if evaluations else ""
+        print(f"wrote {out / 'model.safetensors'} {files}{beside}, weights {document['weights_hash']}")
     return 0
 
 

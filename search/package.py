@@ -24,7 +24,9 @@ from sekd.checkpoint import load_model, save_model
 from sekd.config import parse
 from sekd.distillation import DistillConfig
 from sekd.errors import InputError
+from sekd.evaluation_export import write_evaluation
 from sekd.hops import HopEnhancer
+from sekd.models import Enhancer
 
 EXAMPLES = 3
 TAKES = {  # what the file takes per call, by its contract
@@ -60,12 +62,15 @@ def write_package(
         partial.mkdir(parents=True)
         shutil.copyfile(model, partial / "model.onnx")
         config = config_text(source, record.variant)
-        _write_weights(source / "model.safetensors", config, partial / "model.safetensors")
+        student = _write_weights(source / "model.safetensors", config, partial / "model.safetensors")
+        write_evaluation(student, partial)
         (partial / "config.toml").write_text(config, encoding="utf-8")
         enhancer = OnnxEnhancer(partial / "model.onnx")
         _write_audio(results, partial, enhancer)
         dtype = tomllib.loads(config).get("deploy", {}).get("dtype", "fp32")
-        card = card_text(results, record, limits, TAKES[enhancer.contract], dtype, certificate, scored=scored)
+        card = card_text(
+            results, record, limits, TAKES[enhancer.contract], dtype, certificate, network=student.config, scored=scored
+        )  # fmt: skip
         (partial / "card.md").write_text(card, encoding="utf-8")
         if certificate is not None:
             write_json(partial / "certificate.json", certificate.document())
@@ -77,14 +82,15 @@ def write_package(
     return out
 
 
-def _write_weights(source: Path, config: str, target: Path) -> None:
+def _write_weights(source: Path, config: str, target: Path) -> Enhancer:
     """The weights as they were trained, with what acts after training as the package's configuration says."""
     model = load_model(source)
-    if model.config.gate is None:
+    if model.config.gate is None and not model.config.knobs:
         shutil.copyfile(source, target)
-        return
+        return model
     model.take_knobs(parse(DistillConfig, tomllib.loads(config), "config.toml").student)
     save_model(model, target)
+    return model
 
 
 def require_room(out: Path, force: bool) -> None:
