@@ -9,14 +9,22 @@ import torch
 from torch import Tensor, nn
 
 SAMPLE_RATE = 16000
+SILENT = 1e-6  # of the peak of the louder signal; squared twice it still is a number
 
 
 def pesq_loss(estimate: Tensor, target: Tensor) -> Tensor:
     """``0.1`` of the symmetric and ``0.0309`` of the asymmetric disturbance of ``(batch, sample)`` at 16 kHz.
 
-    0 is best, 4.5 minus it would be the raw score of P.862. Signals are not aligned in time.
+    0 is best, 4.5 minus it would be the raw score of P.862. Signals are not aligned in time. The model divides by the
+    power of each: a pair of which one is silent beside the other counts nothing.
     """
-    return _model(str(estimate.device))(target, estimate).mean().to(estimate.dtype)
+    batch, peaks = len(estimate), torch.stack([estimate.detach().abs().amax(1), target.abs().amax(1)])
+    heard = peaks.amin(0) > SILENT * peaks.amax(0)
+    if not heard.any():
+        return 0 * estimate.sum()
+    if not heard.all():
+        estimate, target = estimate[heard], target[heard]
+    return (_model(str(estimate.device))(target, estimate).sum() / batch).to(estimate.dtype)
 
 
 @cache
