@@ -72,6 +72,12 @@ class ConsistencyConfig(Frozen):
         return [(count, terms) for count, terms in ((first, alone), (steps - first, both)) if count > 0]
 
 
+def spectra_of(model: OnPath, *waves: Tensor) -> list[Tensor]:
+    """Of signals ``(batch, sample)`` of any length, with zeros up to whole hops."""
+    missing = -waves[0].shape[1] % model.spectra.config.hop
+    return [model.spectra.analyse(nn.functional.pad(wave, (0, missing))) for wave in waves]
+
+
 def normalised(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Both divided by the largest magnitude of each noisy signal, and that, ``(batch, 1)``."""
     peak = noisy.abs().amax(-1, keepdim=True).clamp(min=1e-8)
@@ -86,7 +92,7 @@ class Denoising:
 
     def __call__(self, model: OnPath, noisy: Tensor, clean: Tensor, *, heard: bool) -> Walked:
         noisy, clean, _ = normalised(noisy, clean)
-        y, x0 = model.spectra.analyse(noisy), model.spectra.analyse(clean)
+        y, x0 = spectra_of(model, noisy, clean)
         path = model.path
         t = _column(path.t_eps + (1 - path.t_eps) * torch.rand(len(y), device=y.device))
         x_t = path.perturbed(x0, y, t, noise_like(y))
@@ -111,7 +117,7 @@ class Consistency:
 
     def __call__(self, model: OnPath, noisy: Tensor, clean: Tensor, *, heard: bool) -> Walked:
         noisy, clean, peak = normalised(noisy, clean)
-        y, x0 = model.spectra.analyse(noisy), model.spectra.analyse(clean)
+        y, x0 = spectra_of(model, noisy, clean)
         grid = torch.tensor(time_grid(self.config.points, model.path.t_eps), dtype=y.dtype, device=y.device)
         place = torch.randint(self.config.points - 1, (len(y),), device=y.device)
         t, earlier = _column(grid[place]), _column(grid[place + 1])
@@ -119,7 +125,7 @@ class Consistency:
         output = model.evaluate(x_t, y, t)
         with torch.no_grad():
             target = self.target.evaluate(self.further(model.path, x0, x_t, y, t, earlier), y, earlier)
-        wave = model.spectra.synthesise(output) * peak if heard else None
+        wave = model.spectra.synthesise(output)[:, : noisy.shape[1]] * peak if heard else None
         return Walked(output, target, torch.ones_like(t), wave)
 
     def further(self, path: OuvePath, x0: Tensor, x_t: Tensor, y: Tensor, t: Tensor, earlier: Tensor) -> Tensor:
