@@ -55,8 +55,8 @@ class HopStream(ABC):
 class StreamingWave(HopStream):
     """Hops of samples as they are, for networks without an STFT.
 
-    What a sample of the output stems from begins as much earlier as it ends later: at most ``delay`` samples, as
-    with filters that overlap.
+    What a sample of the output stems from ends ``delay`` samples later at most. It begins as much earlier, as with
+    filters that overlap, or a hop earlier, where segments do: the first of a hop still hold the end of the one before.
     """
 
     def __init__(self, hop: int, delay: int):
@@ -66,7 +66,7 @@ class StreamingWave(HopStream):
         self.reset()
 
     def reset(self) -> None:
-        self._recent = np.zeros(self.delay + self.hop + self.delay, np.float32)
+        self._recent = np.zeros(max(self.hop, self.delay) + self.hop + self.delay, np.float32)
 
     @property
     def silent(self) -> bool:
