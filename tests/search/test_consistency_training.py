@@ -72,7 +72,7 @@ def test_one_training_gives_a_student_for_each_number_of_evaluations(run):
     assert [job.params["distill.schedule.kind"] for job in jobs] == ["consistency_training", "consistency"]
     records = [record for record in open_results("tiny").records if record.duplicate_of is None]
     assert [(record.number, record.variant["student.steps"]) for record in records] == [
-        (trial, steps) for trial in (0, 1) for steps in STEPS
+        (job.number, steps) for job in jobs for steps in STEPS
     ]
     assert {record.status for record in records} == {"COMPLETE"}, [record.reason for record in records]
     one, two, four = (record.cost.macs_per_s for record in records[:3])
