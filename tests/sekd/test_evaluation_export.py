@@ -86,9 +86,11 @@ def test_file_says_all_that_a_runner_needs(network, folder):
     assert describe(folder / FILE).weight_bytes < network.weight_bytes() - 4 * network.noise.numel() + 4096
 
 
-@pytest.mark.parametrize("boundary", ["published", "exact"])
-def test_one_evaluation_is_that_of_the_network(boundary, tmp_path):
-    network = untrained(ConsistencyNetConfig(**TINY, boundary=boundary))
+@pytest.mark.parametrize(
+    "change", [{}, {"boundary": "exact"}, {"backbone": {"kind": "cruse"}}, {"backbone": {"multipliers": (1, 1, 2, 2)}}]
+)
+def test_one_evaluation_is_that_of_the_network(change, tmp_path):
+    network = untrained(ConsistencyNetConfig(**TINY | change))
     export_evaluation(network, tmp_path / FILE)
     session = Runner(tmp_path / FILE)._session
     x, y = np.random.default_rng(0).standard_normal((2, *SHAPE)).astype(np.float32)
