@@ -57,6 +57,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # at which each consistency student is 
     "4 to 0.3": {"steps": 4, "last_time": 0.3},
     "1, no noise": {"steps": 1, "noise_scale": 0.0},
 }
+FEW_SETTINGS = ("1", "2", "4")  # of all seeds but the first
 TEACHER_STEPS = (5, 10, 30)
 TEACHER_FILES = 20
 TIMED_STEPS, TIMED_ROUNDS = 30, 3
@@ -84,8 +85,8 @@ def main() -> None:
         for name in CONSISTENCY
         if seed == 0 or name in THREE_SEEDS
     ]
-    first = Job("teacher", 0, {}, prepared, folder_of(out, "teacher", 0), sets)
-    _run_all([first, *jobs], options.workers)
+    heard = [Job(name, 0, {}, prepared, folder_of(out, name, 0), sets) for name in ("unprocessed", "teacher")]
+    _run_all([*heard, *jobs], options.workers)
     steps = twin_steps(options, prepared, out)
     twins = [
         Job(name, seed, document(options, name, seed, steps), prepared, folder_of(out, name, seed), sets)
@@ -195,14 +196,18 @@ def run(job: Job) -> str:
     """Trains and scores; what is there already is not made again."""
     torch.set_num_threads(1)
     job.folder.mkdir(parents=True, exist_ok=True)
-    if job.name == "teacher":
-        found: dict[str, Any] = {"steps": None}
+    found: dict[str, Any] = {"steps": None}
+    heard: Iterator[tuple[str, Any]]
+    if job.name == "unprocessed":
+        heard = iter([("1", torch.nn.Identity())])
+    elif job.name == "teacher":
         heard = _teacher(job)
     else:
         config = parse(DistillConfig, job.document, job.name)
         student = distill(config, prepared=job.prepared, folder=job.folder)
         found = {"steps": config.train.steps}
-        settings = {"1": {}} if job.name in TWINS else SETTINGS
+        heard_at = SETTINGS if job.seed == 0 else {name: SETTINGS[name] for name in FEW_SETTINGS}
+        settings = {"1": {}} if job.name in TWINS else heard_at
         heard = _settings(student.model, settings)
     for setting, model in heard:
         few = TEACHER_FILES if job.name == "teacher" else None
@@ -211,7 +216,9 @@ def run(job: Job) -> str:
         }
     write_json(job.folder / "scores.json", found)
     valid = found["sets"][next(iter(found["sets"]))]["valid"]
-    return ", ".join(f"{key} {sum(f[key] for f in valid.values()) / len(valid):.3f}" for key in ("pesq_wb", "si_sdr_db"))
+    return ", ".join(
+        f"{key} {sum(f[key] for f in valid.values()) / len(valid):.3f}" for key in ("pesq_wb", "si_sdr_db")
+    )
 
 
 def _teacher(job: Job) -> Iterator[tuple[str, Enhancer]]:
