@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from sekd.export import export_onnx
 from sekd.generative.samplers import few_steps
 from sekd.models import ConsistencyNetConfig, PredictiveConfig, build
 from sekd.models.ncsnpp import Ncsnpp, NcsnppConfig, groups_of
+from sekd.models.timed import TimeEmbedding
 from sekd.torch_enhancer import TorchEnhancer
 
 CHANNELS = 4
@@ -62,6 +64,20 @@ def test_a_new_block_adds_only_what_its_bias_says():
     """The second convolution begins at zero."""
     network = Ncsnpp(NcsnppConfig(width=4, multipliers=(1, 2)), CHANNELS)
     assert not any(block.second.weight.any() for block in network._blocks)
+
+
+@torch.no_grad()
+def test_the_time_is_told_by_waves_of_its_logarithm():
+    torch.manual_seed(0)
+    embedding = TimeEmbedding(64, scale=16.0)
+    frequencies, heard = embedding.frequencies.tolist(), []
+    embedding.layers = torch.nn.Sequential(torch.nn.Identity())
+    for t in (0.03, 1.0):
+        angles = [2 * math.pi * frequency * math.log(t) for frequency in frequencies]
+        heard.append([*map(math.sin, angles), *map(math.cos, angles)])
+    assert torch.allclose(embedding(torch.tensor([0.03, 1.0])), torch.tensor(heard), atol=1e-3)
+    drawn = torch.cat([TimeEmbedding(4, scale=16.0).frequencies for _ in range(100)])
+    assert float(drawn.std()) == pytest.approx(16, rel=0.1)
 
 
 @torch.no_grad()
