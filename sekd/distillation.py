@@ -21,6 +21,7 @@ from sekd.errors import InputError
 from sekd.gate_spread import spread
 from sekd.models import CruseConfig, Enhancer, StudentConfig, build
 from sekd.models.blocks import incomparable
+from sekd.path_learning import check_path, leader, mean_decay, walk_of
 from sekd.pool import Features, LiveBatches, PoolBatches, cached_features, calibration_audio, live_features
 from sekd.preparation import (
     CORE_VERSION,
@@ -34,7 +35,6 @@ from sekd.preparation import (
     resolve,
     with_corpus,
 )
-from sekd.path_learning import check_path, leader, mean_decay, walk_of
 from sekd.schedule import WITHOUT_TEACHER, DistillSection, with_gates
 from sekd.teacher import OwnTeacher, open_teacher
 from sekd.train import Batch, Phase, Run, TrainConfig, Trainer

@@ -37,7 +37,7 @@ class OuvePath(Frozen):
     def _log_ratio(self) -> float:
         return math.log(self.sigma_max / self.sigma_min)
 
-    def mean(self, clean: Tensor, noisy: Tensor, t: float | Tensor) -> Tensor:
+    def mean(self, clean: Tensor, noisy: Tensor, t: Time) -> Tensor:
         """Mean of the process at ``t``: the clean spectrum at 0, still 22 % of it at 1."""
         kept = _exp(-self.theta * t)
         return kept * clean + (1 - kept) * noisy
@@ -63,7 +63,7 @@ class OuvePath(Frozen):
         """A point of the process at ``t``."""
         return self.mean(clean, noisy, t) + self.std(t) * noise
 
-    def flow(self, x: Tensor, noisy: Tensor, t: float | Tensor, score: Tensor) -> Tensor:
+    def flow(self, x: Tensor, noisy: Tensor, t: Time, score: Tensor) -> Tensor:
         """Drift of the probability-flow ODE, whose solutions have the marginals of the process (Song et al. 2021)."""
         return self.drift(x, noisy) - 0.5 * self.diffusion(t) ** 2 * score
 

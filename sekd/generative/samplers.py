@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sekd.generative.ouve import OuvePath
+from sekd.generative.ouve import OuvePath, Time
 from sekd.generative.preconditioning import score_of
 
 Network = Callable[[Tensor, Tensor, float], Tensor]
@@ -72,7 +72,7 @@ def flow_step(
     path: OuvePath,
     x: Tensor,
     noisy: Tensor,
-    t: float | Tensor,
+    t: Time,
     step: float,
     *,
     solver: Solver = "heun",

@@ -72,7 +72,7 @@ class Ncsnpp(TimedNetwork):
         return [block.time(embedded)[:, :, None, None] for block in self._blocks]
 
     def forward(self, x: Tensor, biases: list[Tensor]) -> Tensor:
-        left = dict(zip(self._blocks, biases, strict=True))
+        left: dict[nn.Module, Tensor] = dict(zip(self._blocks, biases, strict=True))
         x = self.first(x)
         skips = []
         for level, block in enumerate(self.down):

@@ -53,7 +53,8 @@ class PathConfig(NetworkConfig):
         heard = getattr(self.backbone, "freqs", self.spectra.freqs)  # of a backbone whose sizes depend on them
         if heard != self.spectra.freqs:
             raise ValueError(
-                f"backbone.freqs = {heard} must be the {self.spectra.freqs} bins of spectra.n_fft = {self.spectra.n_fft}"
+                f"backbone.freqs = {heard} must be the {self.spectra.freqs} bins that spectra.n_fft = "
+                f"{self.spectra.n_fft} gives"
             )
         return self
 

@@ -2,8 +2,8 @@
 
 Its layers are those of ``sekd.models.cruse``, on linear frequencies and without a mask. A segment is heard whole, so
 norms see all of its frames; before it there is silence. Of 256 frequencies 4 channels make 117,952 parameters and 16
-MMAC/s an evaluation at a hop of 256, 8 channels 437,276 and 62. Most parameters are the GRU's: at twice the width, or at
-depth 3, it has four times as many.
+MMAC/s an evaluation at a hop of 256, 8 channels 437,276 and 62. Most parameters are the GRU's: at twice the width, or
+at depth 3, it has four times as many.
 """
 
 from __future__ import annotations

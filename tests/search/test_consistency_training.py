@@ -27,7 +27,7 @@ BACKBONE = {"width": 4, "multipliers": [1, 2]}
 STEPS = [1, 2, 4]
 STUDY = {
     "trials": 2, "device": "near.toml", "objectives/cost": ["rtf", "macs_per_s"], "budget": {"rtf": 0.9},
-    "teacher": {"network": {"family": "diffusion", "backbone": BACKBONE, "steps": 1}, "train": {"steps": 2, "batch": 1}},
+    "teacher": {"network": {"family": "diffusion", "backbone": BACKBONE, "steps": 1}, "train": {"steps": 2}},
     "base/student": {"family": "consistency", "backbone": BACKBONE, "segment_frames": 16, "overlap_hops": 2},
     "base/distill": {"schedule": {"kind": "consistency"}},
     "base/train": {"steps": 2, "batch": 2},
@@ -78,7 +78,8 @@ def test_one_training_gives_a_student_for_each_number_of_evaluations(run):
     one, two, four = (record.cost.macs_per_s for record in records[:3])
     assert four - two == pytest.approx(2 * (two - one))
     assert len({record.score("si_sdr_db") for record in records}) == 6
-    assert all(record.value("rtf", "near") == pytest.approx(record.variant["student.steps"] / 208) for record in records)
+    times = [record.value("rtf", "near") for record in records]
+    assert times == pytest.approx([record.variant["student.steps"] / 208 for record in records])
 
 
 def test_nothing_was_made_that_no_student_reads(run):
