@@ -91,8 +91,9 @@ def _evaluations(out: Path, part: str) -> None:
     for name in CONSISTENCY:
         found = seeds_of(out, name)
         if found:
-            cells = [found[0]["sets"][setting][part] for setting in SETTINGS]
-            _row(name, *(f"{_mean(cell, 'pesq_wb'):.3f} / {_mean(cell, 'si_sdr_db'):.2f}" for cell in cells))
+            cells = [found[0]["sets"][setting].get(part) for setting in SETTINGS]
+            means = [c and f"{_mean(c, 'pesq_wb'):.3f} / {_mean(c, 'si_sdr_db'):.2f}" for c in cells]
+            _row(name, *(shown or "" for shown in means))
 
 
 def _mean(scores: Scores, metric: str) -> float:
