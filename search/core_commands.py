@@ -159,7 +159,7 @@ def train(options: Namespace) -> int:
     if options.json:
         print(json.dumps(document))
     else:
-        files = "and model.onnx" if export else "alone (student.causal = false cannot stream)"
+        files = "and model.onnx" if export else "alone (it cannot stream)"
         beside = ", evaluation.onnx and run_evaluations.py beside it" if evaluations else ""
         print(f"wrote {out / 'model.safetensors'} {files}{beside}, weights {document['weights_hash']}")
     return 0

@@ -252,6 +252,7 @@ def read_study(path: Path) -> StudyDefinition:
 
 def _check_space(study: StudyDefinition, where: str) -> None:
     from sekd.distillation import DistillConfig  # late: it brings torch
+    from sekd.models.base import cannot_stream
 
     _check_keys(study, where)
     try:
@@ -263,9 +264,7 @@ def _check_space(study: StudyDefinition, where: str) -> None:
     for document in [study.document({}), *study.documents(), *(study.document(first) for first in study.first())]:
         config = parse(DistillConfig, document, where)
         if not config.student.streams:
-            raise InputError(
-                f"{where}: student.causal = false: a network that cannot stream fits no device, it can only teach"
-            )
+            raise InputError(f"{where}: {cannot_stream(config.student)}")
     for settings in study.enqueue:
         for key, value in settings.items():
             if not study.space[key].holds(value):

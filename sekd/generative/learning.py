@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from sekd.config import Frozen
 from sekd.generative.compressed_stft import CompressedStft
 from sekd.generative.ouve import OuvePath, noise_like
-from sekd.generative.preconditioning import edm_weight
+from sekd.generative.preconditioning import edm_weight, weight_as_published
 from sekd.generative.samplers import Solver, flow_step, time_grid
+
+Weighting = Literal["per_example", "published_code"]
 
 
 class Walked(NamedTuple):
@@ -87,8 +89,12 @@ def normalised(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class Denoising:
     """Learning to see the mean of the path behind a noised spectrum (Richter et al. 2024, M3).
 
-    The mean is not the clean spectrum: at time 1 it is still 78 % noisy.
+    The mean is not the clean spectrum: at time 1 it is still 78 % noisy. ``weighting`` of the examples of a batch: each
+    by its own time, or as the authors' code does.
     """
+
+    def __init__(self, weighting: Weighting = "per_example") -> None:
+        self.weighting = weighting
 
     def __call__(self, model: OnPath, noisy: Tensor, clean: Tensor, *, heard: bool) -> Walked:
         noisy, clean, _ = normalised(noisy, clean)
@@ -96,9 +102,10 @@ class Denoising:
         path = model.path
         t = _column(path.t_eps + (1 - path.t_eps) * torch.rand(len(y), device=y.device))
         x_t = path.perturbed(x0, y, t, noise_like(y))
-        return Walked(
-            model.evaluate(x_t, y, t), path.mean(x0, y, t), edm_weight(path.std(t), model.sigma_data)
-        )  # fmt: skip
+        weight = edm_weight(path.std(t), model.sigma_data)
+        if self.weighting == "published_code":
+            weight = weight_as_published(weight)
+        return Walked(model.evaluate(x_t, y, t), path.mean(x0, y, t), weight)
 
     def follow(self, averaged: Mapping[str, Tensor]) -> None:
         """Nobody here looks at the mean."""

@@ -35,6 +35,12 @@ def edm_weight(sigma: Time, sigma_data: float = SIGMA_DATA) -> Time:
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
+def weight_as_published(weight: Tensor) -> Tensor:
+    """What the authors' code makes of a batch's weights by a quirk of broadcasting: their mean, for all, as often as
+    there are examples."""
+    return (weight.mean() * len(weight)).expand_as(weight)
+
+
 def consistency_scales(
     sigma: Time, sigma_least: float, sigma_data: float = SIGMA_DATA, *, boundary: Boundary = "published"
 ) -> Scales[Time]:

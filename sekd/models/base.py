@@ -296,7 +296,13 @@ class WaveEnhancer(Enhancer):
 def require_causal(config: NetworkConfig) -> None:
     """Raises InputError where the network needs all of a signal before it gives back any."""
     if not config.streams:
-        raise InputError("student.causal = false: a network that hears whole signals cannot stream; it can only teach")
+        raise cannot_stream(config)
+
+
+def cannot_stream(config: NetworkConfig) -> InputError:
+    """Names the setting because of which a network cannot stream."""
+    setting = "causal = false" if hasattr(config, "causal") else f"family = '{getattr(config, 'family', '?')}'"
+    return InputError(f"student.{setting}: a network that hears whole signals cannot stream; it can only teach")
 
 
 def keep_denormals() -> None:

@@ -8,12 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sekd.errors import InputError
-from sekd.generative.learning import Denoising
+from sekd.generative.learning import Denoising, Weighting
 from sekd.generative.ouve import noise_like
 from sekd.generative.preconditioning import edm_scales
 from sekd.generative.samplers import Sampled, Solver, predictor_corrector, probability_flow
-from sekd.models.base import Contract, Enhancer, State
+from sekd.models.base import Contract, Enhancer, State, cannot_stream
 from sekd.models.path_network import PathConfig, PathNetwork
 
 
@@ -21,6 +20,7 @@ class DiffusionConfig(PathConfig):
     """``sampler`` ``pc`` takes two evaluations a step, ``heun`` two, ``euler`` one."""
 
     family: Literal["diffusion"] = "diffusion"
+    weighting: Weighting = "per_example"  # of the loss; the authors' code weighs a whole batch alike
     sampler: Literal["pc", "euler", "heun"] = "pc"
     steps: int = Field(30, ge=1)
     snr: float = Field(0.5, gt=0)  # of the corrector
@@ -51,7 +51,7 @@ class Diffusion(PathNetwork, Enhancer):
 
     def walk(self) -> Denoising:
         """How it learns."""
-        return Denoising()
+        return Denoising(self.config.weighting)
 
     def evaluate(self, x: Tensor, noisy: Tensor, t: Any) -> Tensor:
         """The mean of the path that the network sees behind ``x_t``."""
@@ -83,17 +83,13 @@ class Diffusion(PathNetwork, Enhancer):
 
     @property
     def delay(self) -> int:
-        raise _no_stream()
+        raise cannot_stream(self.config)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        raise _no_stream()
+        raise cannot_stream(self.config)
 
     def example(self, batch: int = 1) -> Tensor:
-        raise _no_stream()
+        raise cannot_stream(self.config)
 
     def state_sizes(self) -> tuple[int, int, int]:
-        raise _no_stream()
-
-
-def _no_stream() -> InputError:
-    return InputError("student.family = 'diffusion': a diffusion model hears whole signals; it can only teach")
+        raise cannot_stream(self.config)

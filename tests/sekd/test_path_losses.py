@@ -8,6 +8,7 @@ from path_signals import column, points
 from torch import Tensor
 
 from sekd.generative.learning import Walked
+from sekd.generative.preconditioning import weight_as_published
 from sekd.losses import TERMS, LossConfig
 from sekd.losses.path import consistency, denoising
 from sekd.losses.signals import Signals
@@ -38,7 +39,7 @@ def test_the_published_code_weighs_by_a_quirk_of_broadcasting():
         for each in range(3):
             by_loops += 0.5 * w * float(errors[each].sum()) / 3
     literal = (weight[:, None, None, None] * errors[:, None]).reshape(3, -1).sum(1).mul(0.5).mean()
-    found = float(denoising(output, target, weight, weighting="published_code"))
+    found = float(denoising(output, target, weight_as_published(weight)))
     assert found == pytest.approx(by_loops, rel=1e-5) == float(literal)
 
 
