@@ -6,18 +6,15 @@ import tomllib
 import pytest
 import soundfile
 from definitions import write_definition
+from tiny_search import searched
 
 import search.network_latency
-from search.backends.table import TableBackend
 from search.choose import choose
 from search.graphs.graph import graph_facts
 from search.latency import Latency
 from search.objective import run_trial
 from search.results import open_results
-from search.run_folder import driving, keep_definition
 from search.study import read_study
-from search.tuner import Tuner
-from search.view import View
 from sekd.checkpoint import hash_of_weights, load_model
 from sekd.errors import InputError
 from sekd.models import Diffusion
@@ -26,7 +23,7 @@ from sekd.torch_enhancer import load_enhancer
 BACKBONE = {"width": 4, "multipliers": [1, 2]}
 STEPS = [1, 2, 4]
 STUDY = {
-    "trials": 2, "device": "near.toml", "objectives/cost": ["rtf", "macs_per_s"], "budget": {"rtf": 0.9},
+    "trials": 2, "objectives/cost": ["rtf", "macs_per_s"], "budget": {"rtf": 0.9},
     "teacher": {"network": {"family": "diffusion", "backbone": BACKBONE, "steps": 1}, "train": {"steps": 2}},
     "base/student": {"family": "consistency", "backbone": BACKBONE, "segment_frames": 16, "overlap_hops": 2},
     "base/distill": {"schedule": {"kind": "consistency"}},
@@ -51,20 +48,8 @@ def timed(path, device, *, level=None, lock=None, samples=None):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder of a search of two trials, and the jobs that it submitted."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("SEKD_HOME", str(home))
-        patch.delenv("SEKD_CACHE", raising=False)
-        patch.setattr(search.network_latency, "measure", timed)
-        limits = 'max_segment_ms = 300\n[sources]\nmax_segment_ms = "for tests"\n'
-        (home / "near.toml").write_text(f'name = "near"\ndescription = "for tests"\nlatency = "local"\n{limits}')
-        path = write_definition(home, STUDY)
-        folder = home / "runs" / "tiny"
-        keep_definition(path, folder)
-        backend = TableBackend(lambda job: run_trial(job, lambda stage, share: None))
-        with driving(folder):
-            Tuner(read_study(path), folder, backend, View(), force=True).run()
-        yield folder, backend.submitted
+    with searched(tmp_path_factory.mktemp("home"), STUDY, timed) as found:
+        yield found
 
 
 def test_one_training_gives_a_student_for_each_number_of_evaluations(run):

@@ -7,27 +7,20 @@ import numpy as np
 import pytest
 import soundfile
 import tomlkit
-from definitions import write_definition
 from test_consistency_training import BACKBONE, timed
+from tiny_search import searched
 
-import search.network_latency
 import sekd.evaluation_runner
-from search.backends.table import TableBackend
 from search.choose import choose
 from search.cli import main
-from search.objective import run_trial
 from search.results import open_results
-from search.run_folder import driving, keep_definition
-from search.study import read_study
-from search.tuner import Tuner
-from search.view import View
 from sekd.checkpoint import load_model
 from sekd.evaluation_runner import Runner
 from sekd.streaming import OnnxEnhancer
 
 SEGMENTS = {"backbone": BACKBONE, "segment_frames": 16, "overlap_hops": 2}
 STUDY = {
-    "teacher": None, "trials": 1, "device": "near.toml",
+    "teacher": None, "trials": 1,
     "objectives/cost": ["macs_per_s"], "budget": {"macs_per_s": 1e9},
     "base/student": SEGMENTS | {"family": "consistency", "last_time": 0.3, "noise_scale": 0.5, "noise_seed": 3},
     "base/distill": {"schedule": {"kind": "consistency_training"}, "consistency": {"pesq": 0.0}},
@@ -44,19 +37,8 @@ BESIDE = {"model.onnx", "evaluation.onnx", "run_evaluations.py", "model.safetens
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Path:
     """Of the only student of a search of one trial; its knobs were set after training."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("SEKD_HOME", str(home))
-        patch.delenv("SEKD_CACHE", raising=False)
-        patch.setattr(search.network_latency, "measure", timed)
-        limits = 'max_segment_ms = 300\n[sources]\nmax_segment_ms = "for tests"\n'
-        (home / "near.toml").write_text(f'name = "near"\ndescription = "for tests"\nlatency = "local"\n{limits}')
-        path = write_definition(home, STUDY)
-        folder = home / "runs" / "tiny"
-        keep_definition(path, folder)
-        with driving(folder):
-            backend = TableBackend(lambda job: run_trial(job, lambda stage, share: None))
-            Tuner(read_study(path), folder, backend, View(), force=True).run()
+    home = tmp_path_factory.mktemp("home")
+    with searched(home, STUDY, timed):
         chosen = choose(open_results("tiny"), {}, out=home / "package", certificate=False)
         assert chosen.package is not None, [record.reason for record in open_results("tiny").records]
         yield chosen.package
