@@ -89,7 +89,8 @@ THRESHOLD = "student.gate.threshold"
 STEPS = "student.steps"  # evaluations of a consistency function, and how it is asked
 OF_SEVERAL = ("student.last_time", "student.renoise")  # what one evaluation alone never looks at
 SAMPLING = (STEPS, *OF_SEVERAL, "student.noise_scale", "student.noise_seed")
-AFTER_TRAINING = ("deploy.", THRESHOLD, *SAMPLING)
+SEGMENTS = ("student.segment_frames", "student.overlap_hops")  # of a consistency function: it learnt on any length
+AFTER_TRAINING = ("deploy.", THRESHOLD, *SAMPLING, *SEGMENTS)
 MOST_SETTINGS = 16  # of all free keys together: each costs an export, a scoring and a measurement of every student
 
 

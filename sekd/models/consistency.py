@@ -34,7 +34,7 @@ class SegmentedPathConfig(SegmentConfig, PathConfig):
 
 
 class ConsistencyNetConfig(SegmentedPathConfig):
-    """What is below ``boundary`` acts after training: knobs of a trained student."""
+    """What is below ``boundary``, and how long segments are, acts after training: knobs of a trained student."""
 
     family: Literal["consistency"] = "consistency"
     boundary: Boundary = "published"
@@ -44,7 +44,9 @@ class ConsistencyNetConfig(SegmentedPathConfig):
     noise_scale: float = Field(1.0, ge=0, le=1)  # of all noise; 0 starts at the noisy spectrum itself
     noise_seed: int = Field(0, ge=0, lt=2**32)
 
-    knobs: ClassVar[tuple[str, ...]] = ("steps", "last_time", "renoise", "noise_scale", "noise_seed")
+    knobs: ClassVar[tuple[str, ...]] = (
+        "steps", "last_time", "renoise", "noise_scale", "noise_seed", "segment_frames", "overlap_hops",
+    )  # fmt: skip
 
     @property
     def times(self) -> list[float]:
@@ -60,7 +62,11 @@ class SegmentedPathNetwork(PathNetwork, SegmentEnhancer, ComputedWeights):
         super().__init__()
         self.config = config
         self.make_network(config)
-        hop = config.spectra.hop
+        self._cut()
+
+    def _cut(self) -> None:
+        """Segments as the configuration says."""
+        config, hop = self.config, self.config.spectra.hop
         self.set_segments((config.segment_frames - 1) * hop, config.overlap_hops * hop)
 
     def segments(self, noisy: Tensor) -> Tensor:
@@ -109,6 +115,7 @@ class ConsistencyNet(SegmentedPathNetwork):
     @torch.no_grad()
     def take_knobs(self, config: NetworkConfig) -> None:
         super().take_knobs(config)
+        self._cut()
         self.noise = self._drawn().to(self.noise.device)
 
     def times(self) -> list[float]:

@@ -8,7 +8,7 @@ import torch
 from search.cost import cost_of
 from search.device import DeviceProfile, check_fits, load_device
 from search.measure import LEVELS, for_hop, measure
-from search.space import SAMPLING, Domain, check_free, sweep
+from search.space import SAMPLING, SEGMENTS, Domain, check_free, sweep
 from sekd.errors import InputError
 from sekd.export import export_onnx
 from sekd.models import FAMILIES, ConsistencyNetConfig, CruseConfig, Diffusion, build
@@ -30,8 +30,8 @@ def device(**limits) -> DeviceProfile:
 def test_every_knob_of_a_student_acts_after_training_and_no_other_key():
     students = [config for config, family in FAMILIES.items() if family is not Diffusion]
     knobs = {f"student.{name}" for config in students for name in config.knobs}
-    assert knobs == set(SAMPLING)
-    for key in SAMPLING:
+    assert knobs == {*SAMPLING, *SEGMENTS}
+    for key in (*SAMPLING, *SEGMENTS):
         with pytest.raises(InputError, match="acts after training: it needs free = true"):
             check_free({key: Domain(choice=(1, 2))})
         check_free({key: Domain(choice=(1, 2), free=True)})

@@ -323,3 +323,17 @@ def test_nonsense_is_one_line(document, message):
     with pytest.raises(InputError) as error:
         parse(ConsistencyNetConfig, document, "study.toml: student")
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@torch.no_grad()
+def test_longer_segments_need_no_training():
+    short = untrained(STUDENT).eval()
+    longer = STUDENT.model_copy(update={"segment_frames": 32, "overlap_hops": 4})
+    long = build(longer).eval()
+    long.load_state_dict(short.state_dict())
+    noisy = torch.from_numpy(speech_like(1.0))[None]
+    before = short(noisy)
+    short.take_knobs(longer)
+    hop = STUDENT.spectra.hop
+    assert (short.samples, short.hop, short.delay) == (31 * hop, 27 * hop, 4 * hop)
+    assert torch.equal(short(noisy), long(noisy)) and not torch.equal(short(noisy), before)
