@@ -16,7 +16,8 @@ def pesq_loss(estimate: Tensor, target: Tensor) -> Tensor:
     """``0.1`` of the symmetric and ``0.0309`` of the asymmetric disturbance of ``(batch, sample)`` at 16 kHz.
 
     0 is best, 4.5 minus it would be the raw score of P.862. Signals are not aligned in time. The model divides by the
-    power of each: a pair of which one is silent beside the other counts nothing.
+    power of each: a pair of which one is silent beside the other counts nothing. Now and then (one clip
+    in thousands of speech) its gradient is not finite: such a clip counts, and pulls at nothing.
     """
     batch, peaks = len(estimate), torch.stack([estimate.detach().abs().amax(1), target.abs().amax(1)])
     heard = peaks.amin(0) > SILENT * peaks.amax(0)
@@ -24,7 +25,15 @@ def pesq_loss(estimate: Tensor, target: Tensor) -> Tensor:
         return 0 * estimate.sum()
     if not heard.all():
         estimate, target = estimate[heard], target[heard]
+    if estimate.requires_grad:
+        estimate = estimate.clone()
+        estimate.register_hook(_rows_with_a_gradient)
     return (_model(str(estimate.device))(target, estimate).sum() / batch).to(estimate.dtype)
+
+
+def _rows_with_a_gradient(gradient: Tensor) -> Tensor:
+    """Zeros in place of the rows ``(batch, sample)`` that hold anything but numbers."""
+    return torch.where(gradient.isfinite().all(1, keepdim=True), gradient, torch.zeros_like(gradient))
 
 
 @cache

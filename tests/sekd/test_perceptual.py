@@ -119,3 +119,12 @@ def test_published_values_of_si_sdr():
     projection = np.dot(ESTIMATE, REFERENCE) / np.dot(REFERENCE, REFERENCE) * np.array(REFERENCE)
     kept = 10 * np.log10(np.sum(projection**2) / np.sum((projection - ESTIMATE) ** 2))
     assert kept == pytest.approx(13.4487, abs=5e-5)
+
+
+def test_a_clip_without_a_gradient_leaves_that_of_the_others(monkeypatch):
+    distance = lambda target, estimate: (estimate - target).square().sum(1).sqrt()  # noqa: E731 - NaN at equal signals
+    monkeypatch.setattr("sekd.losses.perceptual._model", lambda device: distance)
+    estimate = torch.stack([CLEAN[0], CLEAN[1] + HISS[1]])
+    loss, gradient = loss_and_gradient(estimate, CLEAN)
+    assert loss == pytest.approx(float(HISS[1].norm()) / 2, rel=1e-5)
+    assert not gradient[0].any() and torch.allclose(gradient[1], HISS[1] / HISS[1].norm() / 2, atol=1e-6)
