@@ -28,7 +28,8 @@ def pesq_loss(estimate: Tensor, target: Tensor) -> Tensor:
     if estimate.requires_grad:
         estimate = estimate.clone()
         estimate.register_hook(_rows_with_a_gradient)
-    return (_model(str(estimate.device))(target, estimate).sum() / batch).to(estimate.dtype)
+    model = _model(str(estimate.device))
+    return (model(target.float(), estimate.float()).sum() / batch).to(estimate.dtype)
 
 
 def _rows_with_a_gradient(gradient: Tensor) -> Tensor:

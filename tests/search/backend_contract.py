@@ -14,7 +14,7 @@ from search.backends.base import Died, Done, Progress
 from search.device import load_device
 from search.study import read_study
 from search.trial import Shared, make_job
-from sekd.distillation import DataConfig
+from sekd.data import DataConfig
 from sekd.preparation import TeacherConfig, prepare
 
 ENDLESS = 100_000  # steps
