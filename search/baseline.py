@@ -68,7 +68,7 @@ def score_baseline(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Mean scores by ``unprocessed`` and ``teacher``, and the unprocessed scores of each file."""
     pairs = validation_pairs(prepared.valid)
-    with one_thread():  # beside others two wait for each other: 60 evaluations of a diffusion model took ten times as long
+    with one_thread():  # two wait for each other where cores are busy, and a diffusion model is asked 60 times
         scored = score_pairs(_triples(prepared, pairs, trust_code), metrics, processes=os.cpu_count() or 1)
     means = {"unprocessed": summarise(scored, "unprocessed")}
     if prepared.teacher is not None:
