@@ -103,8 +103,8 @@ def _print_once(latency: Latency) -> None:
         print(f"memory: {added:.1f} MiB for the model, {peak:.1f} MiB for the whole process at its peak")
     if latency.paced is None and latency.hop_ms is None:
         print("paced: not measured, the hop is unknown; give --hop-ms", file=sys.stderr)
-    elif latency.paced is None:
-        print(f"paced: not measured, a hop of {latency.hop_ms:g} ms is a segment; rtf {latency.rtf:.4f}")
+    elif latency.paced is None and latency.rtf is not None:
+        print(f"paced: not measured, a hop of {latency.hop_ms:g} ms is a segment; real-time factor {latency.rtf:.4f}")
     if latency.flags:
         print(f"flags: {', '.join(latency.flags)}")
 

@@ -75,9 +75,9 @@ def test_who_cannot_teach_or_learn_is_told_so_in_one_line(changes, message):
 
 
 def test_a_teacher_of_another_size_may_lead_and_one_that_nobody_hears_is_not_asked():
-    configure(student={"family": "consistency", "backbone": {"width": 8}})
-    configure(distill={"schedule": UNLED}, teacher=None)
-    configure(distill={"schedule": UNLED}, teacher={"network": {"width": 8}})
+    assert configure(student={"family": "consistency", "backbone": {"width": 8}}).teacher is not None
+    assert configure(distill={"schedule": UNLED}, teacher=None).teacherless
+    assert configure(distill={"schedule": UNLED}, teacher={"network": {"width": 8}}).teacherless
 
 
 def saved(config, folder: Path) -> TeacherSource:
