@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from search.cost import cost_of, with_graph
-from search.device import DeviceProfile
+from search.device import DeviceProfile, too_long
 from search.device_lock import DeviceLock
 from search.gate_load import mix_name, with_load
 from search.gated_latency import nodes_shut, with_expectation
@@ -174,6 +174,9 @@ def _elsewhere(path: Path, cost: Cost, shared: Shared, lock: DeviceLock) -> tupl
     found: dict[str, Any] = {}
     failed = []
     for device in shared.others:
+        if too_long(device, cost):
+            failed.append(f"unmeasured:{device.name}")
+            continue
         try:
             found[device.name] = with_expectation(latency_on(device, path, shared, lock), cost)
         except (MeasurementFailed, InputError):

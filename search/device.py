@@ -208,10 +208,10 @@ def check_fits(
         for key, value, limit, reason in limits
         if limit is not None and value > limit
     ]
-    return broken + _too_long(profile, cost) + _forbidden(profile, operators)
+    return broken + too_long(profile, cost) + _forbidden(profile, operators)
 
 
-def _too_long(profile: DeviceProfile, cost: Cost) -> list[Violation]:
+def too_long(profile: DeviceProfile, cost: Cost) -> list[Violation]:
     """A network that hears segments, where the device hands over frames or shorter segments."""
     longest = profile.max_segment_ms or 0.0
     if cost.segment_ms is None or cost.segment_ms <= longest:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from search.device import load_device, require_measurable
+from search.device import load_device, require_measurable, too_long
 from search.device_lock import DeviceLock, lock_folder
 from search.gated_latency import with_expectation
 from search.labels import settings_text
@@ -36,6 +36,10 @@ def reprofile(results: Results, device_name: str, *, say: Callable[[str], None])
     with closing(DeviceLock(lock_folder())) as local, measuring(device, local) as lock:
         for count, (path, students) in enumerate(networks, 1):
             named = f"[{count}/{len(networks)}] {_named(students)}"
+            cost = students[0].cost
+            if cost is not None and (refused := too_long(device, cost)):
+                say(f"{named}: not {device.kind}: {refused[0].reason}")
+                continue
             try:
                 latency = fresh_latency(path, device, level=RANKING, lock=lock)
             except MeasurementFailed as error:

@@ -13,6 +13,7 @@ from search.choose import choose
 from search.graphs.graph import graph_facts
 from search.latency import Latency
 from search.objective import run_trial
+from search.reprofile import reprofile
 from search.results import open_results
 from search.study import read_study
 from sekd.checkpoint import hash_of_weights, load_model
@@ -108,3 +109,11 @@ def test_a_study_in_which_nobody_could_tell_what_the_teacher_brings_is_refused(t
     path = write_definition(tmp_path, STUDY | {"space/distill.schedule.kind": {"choice": ["consistency"]}})
     with pytest.raises(InputError, match="must offer 'consistency_training'"):
         read_study(path)
+
+
+def test_later_too_a_device_without_segments_measures_none(run, tmp_path):
+    (tmp_path / "frames.toml").write_text('name = "frames"\ndescription = "for tests"\nlatency = "local"\n')
+    said: list[str] = []
+    reprofile(open_results("tiny"), str(tmp_path / "frames.toml"), say=said.append)
+    assert len(said) == len(STEPS) and all("not measured: frames: it has a budget for each frame" in s for s in said)
+    assert all("frames" not in record.latency for record in open_results("tiny").records)
